@@ -1,0 +1,202 @@
+"""What happens in the procedural videos, and the captions that say so.
+
+A scene is a few events one after another. In each, one shape of one colour moves over one texture. A caption names one
+event by enough of its attributes to tell it from those of a few hundred other videos, or the order of two events.
+No colour, shape or texture comes twice in a scene, so that a part of a caption fits one event alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeVar
+
+import numpy as np
+from pydantic import Field
+
+from mgvr_core.config import Section
+
+Split = Literal["train", "validation", "test"]
+
+COLOURS = ("red", "orange", "yellow", "green", "cyan", "blue", "pink", "white")
+SHAPES = ("circle", "square", "triangle", "star", "cross", "ring", "heart", "moon")
+TEXTURES = ("stripes", "checks", "dots", "waves", "bricks", "clouds")
+PLACES = ("top left", "top right", "bottom left", "bottom right")
+SIZES: Mapping[str, Sequence[str]] = {"small": ("small", "little"), "large": ("large", "big")}
+MOTIONS: Mapping[str, Sequence[str]] = {
+    "left": ("moves left", "slides to the left"),
+    "right": ("moves right", "slides to the right"),
+    "up": ("moves up", "rises"),
+    "down": ("moves down", "falls"),
+    "grow": ("grows", "gets bigger"),
+    "shrink": ("shrinks", "gets smaller"),
+    "still": ("stays still", "does not move"),
+}
+
+# A scene belongs to the split in whose range (percent) its hash falls.
+_SHARES: Mapping[Split, range] = {"train": range(0, 70), "validation": range(70, 80), "test": range(80, 100)}
+
+
+class ProceduralConfig(Section):
+    """The corpus that `mgvr demo` makes. The same settings give the same frames and captions."""
+
+    seed: int = 0
+    train: int = Field(2600, ge=1)
+    """Videos to train on."""
+    validation: int = Field(150, ge=1)
+    """Videos to select on."""
+    test: int = Field(400, ge=1)
+    """Videos to report on."""
+    events: int = Field(3, ge=1, le=min(len(COLOURS), len(SHAPES), len(TEXTURES)))
+    """Events a video, one after another."""
+    captions_per_video: int = Field(3, ge=1, le=9)
+    size: int = Field(64, ge=16, le=512, multiple_of=2)
+    """Width and height in pixels."""
+    fps: int = Field(8, ge=1, le=60)
+    """Frames a second."""
+    seconds: float = Field(3.0, gt=0, le=60)
+    """Length of a video."""
+
+
+@dataclass(frozen=True)
+class Event:
+    """One shape doing one thing; every attribute is one of the names above."""
+
+    colour: str
+    shape: str
+    size: str
+    place: str
+    motion: str
+    texture: str
+    frames: int
+    """How long it lasts."""
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One video before it is drawn."""
+
+    id: str
+    events: tuple[Event, ...]
+    captions: tuple[str, ...]
+    pixels: int
+    """Width and height."""
+    fps: int
+    look: int
+    """Seeds what no caption names: exact positions, tints, camera shake."""
+
+
+def count(config: ProceduralConfig, split: Split) -> int:
+    """How many videos a split has."""
+    return {"train": config.train, "validation": config.validation, "test": config.test}[split]
+
+
+def make_scene(config: ProceduralConfig, split: Split, index: int) -> Scene:
+    """The scene `index` of a split: a function of the arguments alone, whatever other scenes are made.
+
+    The splits share no sequence of events: a scene is drawn again until its hash falls in the range of its split.
+    """
+    rng = np.random.default_rng([config.seed, list(_SHARES).index(split), index])
+    events = _draw_events(config, rng)
+    while _bucket(events) not in _SHARES[split]:
+        events = _draw_events(config, rng)
+    return Scene(
+        id=f"{split}-{index:05d}",
+        events=events,
+        captions=_draw_captions(events, config.captions_per_video, rng),
+        pixels=config.size,
+        fps=config.fps,
+        look=int(rng.integers(2**32)),
+    )
+
+
+def _draw_events(config: ProceduralConfig, rng: np.random.Generator) -> tuple[Event, ...]:
+    n = config.events
+    colours, shapes, textures = (rng.permutation(names)[:n].tolist() for names in (COLOURS, SHAPES, TEXTURES))
+    frames = _draw_lengths(n, max(n, round(config.fps * config.seconds)), rng)
+    return tuple(
+        Event(
+            colour=colours[i],
+            shape=shapes[i],
+            size=_pick(tuple(SIZES), rng),
+            place=_pick(PLACES, rng),
+            motion=_pick(tuple(MOTIONS), rng),
+            texture=textures[i],
+            frames=frames[i],
+        )
+        for i in range(n)
+    )
+
+
+def _draw_lengths(events: int, frames: int, rng: np.random.Generator) -> list[int]:
+    """Lengths that add up to `frames`, each cut within a tenth of an event of an even division."""
+    shift = rng.uniform(-0.1, 0.1, events - 1)
+    cuts = np.rint((np.arange(1, events) + shift) * frames / events).astype(int)
+    return [int(length) for length in np.diff([0, *cuts, frames])]
+
+
+def _bucket(events: Sequence[Event]) -> int:
+    """0 to 99, from what can be seen to happen and not from how long it takes."""
+    named = [(e.colour, e.shape, e.size, e.place, e.motion, e.texture) for e in events]
+    return int.from_bytes(hashlib.sha256(repr(named).encode()).digest()[:8]) % 100
+
+
+def _draw_captions(events: Sequence[Event], n: int, rng: np.random.Generator) -> tuple[str, ...]:
+    """`n` different captions: in turn how an event looks, how one moves, and either how one looks or which is first."""
+    subjects = rng.permutation(len(events))
+    captions: dict[str, None] = {}  # an ordered set
+    for i in itertools.count():
+        if len(captions) == n:
+            return tuple(captions)
+        event, kind = events[subjects[i % len(events)]], i % 3
+        if kind == 1:
+            caption = _say_motion(event, rng)
+        elif kind == 2 and len(events) > 1 and rng.random() < 0.5:
+            first = int(rng.integers(len(events) - 1))
+            caption = _say_order(events[first], events[first + 1], rng)
+        else:
+            caption = _say_look(event, rng)
+        captions[caption] = None
+    raise AssertionError("unreachable")
+
+
+def _say_look(event: Event, rng: np.random.Generator) -> str:
+    """Size, colour, shape, texture and place."""
+    thing, ground, place = _thing(event, rng), _ground(event, rng), f"at the {event.place}"
+    return _pick((f"{thing} {place} {ground}", f"{thing} {ground} {place}", f"{place} there is {thing} {ground}"), rng)
+
+
+def _say_motion(event: Event, rng: np.random.Generator) -> str:
+    """Size, colour, shape, texture and motion."""
+    thing, ground, moves = _thing(event, rng), _ground(event, rng), _pick(MOTIONS[event.motion], rng)
+    return _pick((f"{thing} {moves} {ground}", f"{ground} {thing} {moves}"), rng)
+
+
+def _say_order(first: Event, then: Event, rng: np.random.Generator) -> str:
+    """Two events that follow one another, each by colour, shape and one of place and texture."""
+    one, other = (
+        f"{_a(event.colour)} {event.shape} {_pick((f'at the {event.place}', _ground(event, rng)), rng)}"
+        for event in (first, then)
+    )
+    return _pick((f"{one}, then {other}", f"first {one}, then {other}", f"{other} after {one}"), rng)
+
+
+def _thing(event: Event, rng: np.random.Generator) -> str:
+    return f"{_a(_pick(SIZES[event.size], rng))} {event.colour} {event.shape}"
+
+
+def _ground(event: Event, rng: np.random.Generator) -> str:
+    return f"{_pick(('over', 'on'), rng)} {event.texture}"
+
+
+def _a(word: str) -> str:
+    return f"an {word}" if word[0] in "aeiou" else f"a {word}"
+
+
+_T = TypeVar("_T")
+
+
+def _pick(options: Sequence[_T], rng: np.random.Generator) -> _T:
+    return options[int(rng.integers(len(options)))]

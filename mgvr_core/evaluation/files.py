@@ -1,0 +1,24 @@
+"""Whole files or none: what a killed job must not leave half-written under its final name."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TextIO
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[TextIO]:
+    """A UTF-8 text file that takes the name `path` when the block ends, and leaves no trace when it raises."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # The process id keeps two writers apart; the leading dot keeps globs of readers away.
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        with partial.open("w", encoding="utf-8", newline="\n") as file:
+            yield file
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise

@@ -1,0 +1,229 @@
+"""The retrieval report as a typed document: what `report.json` holds and the two pages are made of.
+
+`report.json` has the keys of the dataclasses below, for instance
+`metrics.text_to_video.coarse["R@1"].value` beside `metrics.text_to_video.two_stage["R@1"].value`. Rates and gains are
+fractions from 0 to 1 (the pages show percents); seconds, ranks and multiply-adds are plain numbers. No value is NaN or
+infinite: what was not measured is null or an empty mapping. Keys are only ever added under one `schema` number.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from pydantic import TypeAdapter, ValidationError
+
+from mgvr_core.errors import MgvrError
+from mgvr_core.evaluation.bootstrap import Gain, Interval
+
+SCHEMA = 1
+
+ExampleKind = Literal["win", "loss", "both_right", "missed", "search"]
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What was run, with everything that is needed to run it again."""
+
+    command: str
+    configuration: Mapping[str, Any]
+    fingerprints: Mapping[str, str]
+    versions: Mapping[str, str]
+    hardware: Mapping[str, str]
+    seed: int | None = None
+
+
+@dataclass(frozen=True)
+class Captions:
+    """How well the model could read the queries.
+
+    too_long: queries with more tokens than `text_length`, so that their end was not read. unknown_words of `words`
+    are not in the tokenizer's vocabulary; both None where the vocabulary is open (CLIP's byte pairs).
+    """
+
+    total: int
+    text_length: int
+    too_long: int
+    words: int | None = None
+    unknown_words: int | None = None
+
+
+@dataclass(frozen=True)
+class Ties:
+    """Queries whose right answer ties with a wrong one, and R@K with every tie broken for or against it."""
+
+    queries: int
+    optimistic: Mapping[str, float]
+    pessimistic: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Curve:
+    """R@K over K, one value for each entry of `k`."""
+
+    k: tuple[int, ...]
+    coarse: tuple[float, ...]
+    two_stage: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Movement:
+    """Where the rerank moved the queries: `counts[i][j]` queries went from rank band i (coarse) to j (two-stage).
+
+    bands: labels from the top ("1", "2–5", …); the last one holds what lies below the reranked candidates, and
+    unanswerable queries.
+    """
+
+    bands: tuple[str, ...]
+    counts: tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True)
+class Direction:
+    """One direction of retrieval, coarse and two-stage side by side.
+
+    coarse, two_stage: R@1, R@5, R@10, MdR, MnR, MRR, nDCG@10 with their intervals.
+    gain: two-stage minus coarse over the same queries, for every metric but MdR (a lower MnR is
+    better).
+    recall_at_k: share of queries with a right answer among the k candidates of stage 1, the most that R@1 can become.
+    ties: keys "coarse" and "two_stage", only where there are ties. scores: each single score of stage 2, and their
+    fusion, as the rerank of the same candidates. level, resamples, interval_unit: of
+    the bootstrap; "group" means all queries of a video drawn together. note: the protocol, where one
+    must know it.
+    """
+
+    queries: int
+    pool: int
+    unanswerable: int
+    k: int
+    coarse: Mapping[str, Interval]
+    two_stage: Mapping[str, Interval]
+    gain: Mapping[str, Gain]
+    recall_at_k: Interval
+    curve: Curve
+    movement: Movement
+    ties: Mapping[str, Ties] = field(default_factory=dict)
+    scores: Mapping[str, Mapping[str, Interval]] = field(default_factory=dict)
+    level: float = 0.95
+    resamples: int = 2000
+    interval_unit: Literal["query", "group"] = "query"
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Directions:
+    """Both directions of retrieval; video_to_text is a recall and rerank of its own, not a transposed matrix."""
+
+    text_to_video: Direction
+    video_to_text: Direction | None = None
+
+
+@dataclass(frozen=True)
+class StageTime:
+    """Wall-clock seconds of one stage of the run."""
+
+    name: str
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Macs:
+    """Multiply-adds a query of scoring alone (no encoding); exhaustive: every pair scored with the fine scores."""
+
+    coarse: int
+    two_stage: int
+    exhaustive: int
+
+
+@dataclass(frozen=True)
+class Hit:
+    """One video of a result list. rank: its place in the final list; coarse_rank: its place after stage 1."""
+
+    video: str
+    rank: int
+    coarse_rank: int
+    right: bool | None = None
+    label: str = ""
+
+
+@dataclass(frozen=True)
+class Example:
+    """A query and the top of its final list.
+
+    hits: the top 5; where a right answer exists and is not among them, the best one follows as a last hit.
+    kind: "search" where no right answer is known; else see `picks.pick_examples`.
+    """
+
+    kind: ExampleKind
+    query: str
+    text: str
+    hits: tuple[Hit, ...]
+    coarse_rank: float | None = None
+    two_stage_rank: float | None = None
+
+
+@dataclass(frozen=True)
+class Report:
+    """A retrieval run. Without right answers `metrics` is None: a plain search, whose page has results alone.
+
+    created: ISO 8601 with the offset. summary: one or two sentences below the title. queries, pool: of the run.
+    unlabelled_queries: answered but not measured, because no right answer was given. files: name relative to the
+    report -> what it holds. thumbnails: video -> data: URI of a JPEG (see `thumbnails.thumbnail`).
+    """
+
+    title: str
+    created: str
+    queries: int
+    pool: int
+    captions: Captions
+    manifest: Manifest
+    summary: str = ""
+    unlabelled_queries: int = 0
+    metrics: Directions | None = None
+    stages: tuple[StageTime, ...] = ()
+    macs_per_query: Macs | None = None
+    warnings: tuple[str, ...] = ()
+    files: Mapping[str, str] = field(default_factory=dict)
+    examples: tuple[Example, ...] = ()
+    examples_note: str = ""
+    thumbnails: Mapping[str, str] = field(default_factory=dict)
+    schema: int = SCHEMA
+
+    def to_json(self) -> str:
+        """The document as JSON text. Raises MgvrError where a number is NaN or infinite, naming its key."""
+        document = _ADAPTER.dump_python(self, mode="json")
+        for key, value in _numbers("", document):
+            if not math.isfinite(value):
+                raise MgvrError(f"report key {key} is {value}: leave out what was not measured")
+        return json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+    @staticmethod
+    def from_json(text: str) -> Report:
+        """The report of a `report.json`'s text. Raises MgvrError where it isn't one, or is of a newer schema."""
+        try:
+            report: Report = _ADAPTER.validate_json(text)
+        except ValidationError as error:
+            first = error.errors()[0]
+            key = ".".join(str(part) for part in first["loc"])
+            raise MgvrError(f"not a retrieval report: {key or 'the document'}: {first['msg']}") from None
+        if report.schema > SCHEMA:
+            raise MgvrError(f"the report has schema {report.schema}, newer than {SCHEMA}: read it with a newer mgvr")
+        return report
+
+
+_ADAPTER: TypeAdapter[Any] = TypeAdapter(Report)
+
+
+def _numbers(key: str, value: object) -> Iterator[tuple[str, float]]:
+    """Every float of a JSON document with its dotted key."""
+    if isinstance(value, float):
+        yield key, value
+    elif isinstance(value, dict):
+        for name, inner in value.items():
+            yield from _numbers(f"{key}.{name}" if key else name, inner)
+    elif isinstance(value, list):
+        for index, inner in enumerate(value):
+            yield from _numbers(f"{key}[{index}]", inner)

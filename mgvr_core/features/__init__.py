@@ -1,0 +1,1 @@
+"""The feature set: one row a video, immutable shards, versioned snapshots."""

@@ -1,0 +1,109 @@
+"""One row a video: the Arrow schema of a feature shard, and rows to and from it.
+
+All tensors are Arrow's own fixed-shape tensors, so that pyarrow gives them with their shape, and DuckDB and pandas as
+fixed-length lists, without Ray or this package. Sizes: F frames, P patches a frame, D dimensions.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from mgvr_core.errors import MgvrError
+from mgvr_core.identity import Fingerprint
+
+SCHEMA_VERSION = 1
+_VERSION_KEY, _FINGERPRINT_KEY = b"mgvr.schema_version", b"mgvr.fingerprint"
+
+
+@dataclass(frozen=True)
+class FeatureShape:
+    """Sizes that all rows of a feature set share."""
+
+    frames: int
+    dim: int
+    patches: int
+    """Patches a frame; 0 where no patch features are kept."""
+
+
+def feature_schema(shape: FeatureShape, fingerprint: Fingerprint) -> pa.Schema:
+    """The schema of a shard; its metadata carries the schema version and the fingerprint's parts as JSON."""
+    F, D = shape.frames, shape.dim
+    half = pa.float16()
+    fields = [
+        pa.field("id", pa.string(), nullable=False),
+        pa.field("uri", pa.string(), nullable=False),
+        pa.field("content_hash", pa.string(), nullable=False),  # SHA-256 of the file's bytes
+        pa.field("start", pa.float64()),  # seconds; null: from the file's beginning
+        pa.field("end", pa.float64()),  # seconds; null: to the file's end
+        pa.field("duration", pa.float64(), nullable=False),  # seconds, of the segment
+        pa.field("fps", pa.float64(), nullable=False),  # the file's average frame rate
+        pa.field("timestamps", pa.fixed_shape_tensor(pa.float32(), [F]), nullable=False),  # seconds; NaN: padding
+        pa.field("mask", pa.fixed_shape_tensor(pa.uint8(), [F]), nullable=False),  # 1: a frame, 0: padding
+        pa.field("video", pa.fixed_shape_tensor(half, [D]), nullable=False),
+        pa.field("frames", pa.fixed_shape_tensor(half, [F, D]), nullable=False),
+        pa.field("temporal", pa.fixed_shape_tensor(half, [F, D]), nullable=False),
+    ]
+    if shape.patches:
+        fields.append(pa.field("patches", pa.fixed_shape_tensor(half, [F, shape.patches, D]), nullable=False))
+    fields.append(pa.field("thumbnail", pa.binary()))  # JPEG of a frame from the middle
+    metadata = {_VERSION_KEY: str(SCHEMA_VERSION), _FINGERPRINT_KEY: json.dumps(dict(fingerprint.parts))}
+    return pa.schema(fields, metadata=metadata)
+
+
+def build_table(columns: Mapping[str, Any], schema: pa.Schema) -> pa.Table:
+    """A shard's table from columns: tensors as arrays (n, …) of any float type, the others as lists.
+
+    Raises ValueError for a column that is missing or of another shape, and for a NaN or infinity in a feature.
+    """
+    return pa.table([_to_arrow(columns[field.name], field) for field in schema], schema=schema)
+
+
+def tensor_column(table: pa.Table, name: str) -> NDArray[Any]:
+    """A tensor column as one array (n, …) in its stored dtype."""
+    column = table.column(name)
+    if column.num_chunks == 1:
+        return np.asarray(column.chunk(0).to_numpy_ndarray())
+    shape = column.type.shape
+    parts = [chunk.to_numpy_ndarray() for chunk in column.chunks]
+    return np.concatenate(parts) if parts else np.zeros((0, *shape), column.type.value_type.to_pandas_dtype())
+
+
+def shape_of(schema: pa.Schema) -> FeatureShape:
+    """The sizes of a feature schema."""
+    F, D = schema.field("frames").type.shape
+    patches = schema.field("patches").type.shape[1] if "patches" in schema.names else 0
+    return FeatureShape(frames=F, dim=D, patches=patches)
+
+
+def fingerprint_of(schema: pa.Schema, source: str) -> Fingerprint:
+    """The fingerprint in a shard's metadata; raises MgvrError for a file of another kind or a newer version."""
+    metadata = schema.metadata or {}
+    if _VERSION_KEY not in metadata:
+        raise MgvrError(f"{source} is not a feature shard of mgvr: its metadata has no {_VERSION_KEY.decode()}")
+    version = int(metadata[_VERSION_KEY])
+    if version > SCHEMA_VERSION:
+        raise MgvrError(
+            f"{source} has schema version {version}, this program reads up to {SCHEMA_VERSION}: "
+            "use the version of mgvr that wrote it, or a newer one"
+        )
+    return Fingerprint(json.loads(metadata[_FINGERPRINT_KEY]))
+
+
+def _to_arrow(values: Any, field: pa.Field) -> pa.Array:
+    if not isinstance(field.type, pa.FixedShapeTensorType):
+        return pa.array(list(values), type=field.type)
+    stored = np.ascontiguousarray(values, dtype=field.type.value_type.to_pandas_dtype())
+    if stored.shape[1:] != tuple(field.type.shape):
+        raise ValueError(f"column {field.name} has shape {stored.shape[1:]}, the schema wants {field.type.shape}")
+    if stored.dtype == np.float16 and not np.isfinite(stored).all():
+        raise ValueError(f"column {field.name} holds NaN or infinity")
+    flat = pa.array(stored.reshape(-1), type=field.type.value_type)
+    width = int(np.prod(stored.shape[1:]))
+    return pa.ExtensionArray.from_storage(field.type, pa.FixedSizeListArray.from_arrays(flat, width))

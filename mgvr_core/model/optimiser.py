@@ -1,0 +1,70 @@
+"""The optimiser of METHOD section 3: Adam with decoupled weight decay, two learning rates, warm-up and cosine."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from pydantic import Field
+from torch import nn
+
+from mgvr_core.config import Section
+from mgvr_core.model.eercf import EERCF
+
+
+class OptimiserConfig(Section):
+    """Defaults are the released training's."""
+
+    lr: float = Field(1e-4, gt=0, description="learning rate of what EERCF adds to CLIP")
+    clip_lr_factor: float = Field(1e-3, ge=0, description="CLIP's learning rate as a part of lr; 0 freezes CLIP")
+    weight_decay: float = Field(0.2, ge=0, description="decoupled; none on biases, LayerNorm and the logit scale")
+    beta1: float = Field(0.9, ge=0, lt=1, description="decay of the gradient's running mean")
+    beta2: float = Field(0.98, ge=0, lt=1, description="decay of its running square")
+    eps: float = Field(1e-6, gt=0, description="added to the root of the running square")
+    warmup: float = Field(0.1, ge=0, le=1, description="share of all steps in which the rate rises from 0")
+    max_grad_norm: float = Field(1.0, gt=0, description="gradients are scaled down to this norm")
+
+
+def build_optimiser(model: EERCF, config: OptimiserConfig) -> torch.optim.AdamW:
+    """AdamW over four groups: CLIP's weights and the new ones, each with and without decay."""
+    without_decay = _without_decay(model)
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        groups.setdefault((name.startswith("clip."), name in without_decay), []).append(parameter)
+    return torch.optim.AdamW(
+        [
+            {
+                "params": parameters,
+                "lr": config.lr * (config.clip_lr_factor if of_clip else 1.0),
+                "weight_decay": 0.0 if undecayed else config.weight_decay,
+            }
+            for (of_clip, undecayed), parameters in groups.items()
+        ],
+        betas=(config.beta1, config.beta2),
+        eps=config.eps,
+    )
+
+
+def build_schedule(
+    optimiser: torch.optim.Optimizer, config: OptimiserConfig, steps: int
+) -> torch.optim.lr_scheduler.LambdaLR:
+    """A linear rise over the warm-up, then half a cosine down to 0 at `steps`."""
+    warmup = max(1, round(config.warmup * steps))
+
+    def factor(step: int) -> float:
+        if step < warmup:
+            return (step + 1) / warmup
+        return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
+
+    return torch.optim.lr_scheduler.LambdaLR(optimiser, factor)
+
+
+def _without_decay(model: nn.Module) -> set[str]:
+    norms = {
+        f"{name}.{parameter}"
+        for name, module in model.named_modules()
+        if isinstance(module, nn.LayerNorm)
+        for parameter, _ in module.named_parameters(recurse=False)
+    }
+    biases = {name for name, _ in model.named_parameters() if name.endswith(("bias", "logit_scale"))}
+    return norms | biases

@@ -1,0 +1,1 @@
+"""Two-stage search: coarse candidates, a rerank of those alone, and the ranks that follow."""

@@ -1,0 +1,148 @@
+"""Decoded training clips on disk: every video is decoded once, and all epochs and workers read the same bytes.
+
+    CLIPS/<key>/<hash>.arrow   Arrow files with id, mask and pixels, memory-mapped by the training workers
+    CLIPS/<key>/done.json      which files they are, and the videos that failed; written last
+
+The key is made of the videos' contents, the frame sampling, the size and the decoder, so that a second run, or one
+that was killed while training, finds its clips and decodes nothing.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from uuid import uuid4
+
+import numpy as np
+import pyarrow as pa
+import ray.data
+from numpy.typing import NDArray
+from ray.data import ActorPoolStrategy
+
+from mgvr_core.features.schema import tensor_column
+from mgvr_core.identity import hash_file, hash_json
+from mgvr_core.video.decoders import decoder_version
+from mgvr_core.video.sampling import SamplingConfig
+from pipelines.encoding import Batch, Decode, DecodingConfig
+from pipelines.progress import progress
+
+_BLOCK = 16
+"""Videos that a decoder takes at once."""
+_ROWS = 256
+"""Clips in one file."""
+
+
+@dataclass(frozen=True)
+class ClipFiles:
+    """Decoded clips, and what could not be decoded."""
+
+    paths: tuple[str, ...]
+    failures: tuple[dict[str, str], ...]
+    """id, uri, stage, kind and message of each."""
+
+
+def decode_clips(
+    videos: pa.Table, sampling: SamplingConfig, size: int, decoding: DecodingConfig, folder: Path
+) -> ClipFiles:
+    """Decode the rows of `unique_videos` into `folder`, or find their clips there; needs a Ray connection."""
+    names = ("id", "content_hash", "start", "end")
+    key = hash_json(
+        {
+            "videos": [[row[name] for name in names] for row in videos.to_pylist()],
+            "sampling": sampling.model_dump(mode="json"),
+            "size": size,
+            "decoder": decoder_version(decoding.decoder),
+        }
+    )
+    place = folder / key[:16]
+    done = place / "done.json"
+    if done.exists():
+        document = json.loads(done.read_text(encoding="utf-8"))
+        return ClipFiles(tuple(document["paths"]), tuple(document["failures"]))
+    place.mkdir(parents=True, exist_ok=True)
+    blocks = [videos.slice(begin, _BLOCK) for begin in range(0, len(videos), _BLOCK)]
+    with progress("decode", len(videos), "decoded") as counter:
+        written = (
+            ray.data.from_arrow(blocks)
+            .map_batches(
+                Decode,
+                fn_constructor_args=(decoding, sampling, size, 0, counter),
+                batch_size=None,
+                batch_format="pyarrow",
+                compute=ActorPoolStrategy(size=decoding.pool()),
+            )
+            .map_batches(
+                _WriteClips,
+                fn_constructor_args=(str(place),),
+                batch_size=_ROWS,
+                compute=ActorPoolStrategy(size=1),
+            )
+        )
+        rows = [(row["path"], json.loads(row["failures"])) for row in written.iter_rows()]
+    files = ClipFiles(
+        tuple(sorted(path for path, _ in rows if path)), tuple(failure for _, failures in rows for failure in failures)
+    )
+    temporary = place / f".{uuid4().hex}"
+    temporary.write_text(json.dumps(asdict(files)), encoding="utf-8")
+    temporary.replace(done)
+    return files
+
+
+class Clips:
+    """Memory-mapped clips, by video id."""
+
+    def __init__(self, paths: tuple[str, ...]) -> None:
+        self._tables = [pa.ipc.open_file(pa.memory_map(path)).read_all() for path in paths]
+
+    @cached_property
+    def place(self) -> dict[str, tuple[int, int]]:
+        """Where each video is: file and row."""
+        return {
+            name: (number, row)
+            for number, table in enumerate(self._tables)
+            for row, name in enumerate(table["id"].to_pylist())
+        }
+
+    @cached_property
+    def _arrays(self) -> list[tuple[NDArray[np.uint8], NDArray[np.uint8]]]:
+        return [(tensor_column(table, "pixels"), tensor_column(table, "mask")) for table in self._tables]
+
+    def read(self, ids: list[str]) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+        """Pixels (n, F, S, S, 3) and frame mask (n, F) of some videos."""
+        places = [self.place[name] for name in ids]
+        pixels = np.stack([self._arrays[number][0][row] for number, row in places])
+        mask = np.stack([self._arrays[number][1][row] for number, row in places])
+        return pixels, mask.astype(bool)
+
+
+class _WriteClips:
+    """Decoded rows -> one Arrow file; returns its path, and the failures among the rows."""
+
+    def __init__(self, place: str) -> None:
+        self._place = Path(place)
+
+    def __call__(self, batch: Batch) -> Batch:
+        good = batch["fault"] == ""
+        path = str(self._write({name: values[good] for name, values in batch.items()})) if good.any() else ""
+        failures = [
+            {"id": str(name), "uri": str(uri), **json.loads(fault)}
+            for name, uri, fault in zip(batch["id"], batch["uri"], batch["fault"], strict=True)
+            if fault
+        ]
+        return {"path": np.array([path]), "failures": np.array([json.dumps(failures)])}
+
+    def _write(self, batch: Batch) -> Path:
+        tensors = {"mask": batch["mask"].astype(np.uint8), "pixels": batch["pixels"]}
+        columns = {
+            name: pa.FixedShapeTensorArray.from_numpy_ndarray(np.ascontiguousarray(values))
+            for name, values in tensors.items()
+        }
+        table = pa.table({"id": pa.array(batch["id"].tolist()), **columns})
+        temporary = self._place / f".{uuid4().hex}"
+        with pa.ipc.new_file(temporary, table.schema) as writer:
+            writer.write_table(table)
+        final = self._place / f"{hash_file(temporary)[:32]}.arrow"
+        temporary.replace(final)
+        return final

@@ -1,0 +1,182 @@
+"""The whole job on videos made on the spot: no weights, no network, no data.
+
+Writes   OUT/corpus/     real mp4 files of coloured shapes on textures, with captions; train, validation and test
+         OUT/train/      a small model trained on them
+         OUT/features/   the test videos, encoded
+         OUT/answers/    the answers to their captions
+         OUT/report.{json,md,html}   coarse against two-stage retrieval
+
+The captions name one short event of several in a video, or the order of two. One vector for a whole video can hardly
+tell; frames and patches can. That is what two-stage retrieval is for, and what the report measures.
+
+  mgvr demo
+  mgvr demo --out runs/small --corpus.train 300 --epochs 2
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+import ray
+from pydantic import Field
+
+from mgvr_core.config import Section
+from mgvr_core.datasets.manifest import CorpusConfig
+from mgvr_core.datasets.procedural import write_manifests, write_videos
+from mgvr_core.datasets.queries import QueriesConfig
+from mgvr_core.datasets.scenes import ProceduralConfig, Split, count
+from mgvr_core.evaluation.report import Direction, Report
+from mgvr_core.model.load import ModelConfig
+from mgvr_core.model.losses import LossConfig
+from mgvr_core.model.optimiser import OptimiserConfig
+from mgvr_core.video.sampling import SamplingConfig
+from pipelines.encode import EncodeConfig, FeaturesConfig, encode
+from pipelines.measuring import ReportConfig
+from pipelines.progress import progress
+from pipelines.retrieve import RetrieveConfig, retrieve
+from pipelines.runtime import RayConfig, cluster, main, summary
+from pipelines.train import TrainConfig, train
+
+_CHUNK = 50
+"""Videos that one task makes."""
+
+_ARCHITECTURE = {
+    "embed_dim": 128,
+    "quick_gelu": True,
+    "vision_cfg": {"image_size": 48, "patch_size": 16, "width": 128, "head_width": 64, "layers": 3},
+    "text_cfg": {"context_length": 24, "width": 128, "heads": 2, "layers": 2},
+}
+"""Towers that two CPU cores train in minutes; the vocabulary is that of the training captions."""
+
+
+class DemoConfig(Section):
+    """mgvr demo."""
+
+    out: str = Field("runs/demo", description="folder of everything that the demo makes")
+    corpus: ProceduralConfig = ProceduralConfig()
+    epochs: int = Field(2, gt=0, description="times that every training caption is seen")
+    seed: int = Field(0, description="seed of the model's weights and of the order of the captions")
+    ray: RayConfig = RayConfig()
+
+
+def demo(config: DemoConfig) -> Report:
+    """Make the corpus, train, encode, retrieve, and compare coarse with two-stage retrieval."""
+    began = time.monotonic()
+    out = Path(config.out)
+    with cluster(config.ray):
+        make_corpus(out / "corpus", config.corpus)
+        trained = train(_training(config, out))
+        model = ModelConfig(checkpoint=str(trained))
+        encode(
+            EncodeConfig(
+                out=_fresh(out / "features"),
+                corpus=_corpus(out, "test"),
+                model=model,
+                features=FeaturesConfig(rows_per_shard=128),
+                ray=config.ray,
+            )
+        )
+        report = retrieve(
+            RetrieveConfig(
+                out=str(out),
+                features=str(out / "features"),
+                queries=QueriesConfig(uri=str(out / "corpus" / "test-queries.jsonl")),
+                model=model,
+                report=ReportConfig(title="mgvr demo: one short event among several"),
+                ray=config.ray,
+            )
+        )
+    print(_closing(report, out, time.monotonic() - began))
+    return report
+
+
+def make_corpus(folder: Path, config: ProceduralConfig) -> None:
+    """Write the procedural corpus by Ray tasks; videos that are there already are kept."""
+    write_manifests(folder, config)
+    chunks: list[tuple[Split, list[int]]] = []
+    for split in get_args(Split):
+        missing = [
+            index for index in range(count(config, split)) if not (folder / split / f"{split}-{index:05d}.mp4").exists()
+        ]
+        chunks += [(split, missing[begin : begin + _CHUNK]) for begin in range(0, len(missing), _CHUNK)]
+    with progress("corpus", sum(len(indices) for _, indices in chunks), "videos") as counter:
+        ray.get([_write_chunk.remote(folder.absolute(), config, split, indices, counter) for split, indices in chunks])
+
+
+@ray.remote
+def _write_chunk(folder: Path, config: ProceduralConfig, split: Split, indices: list[int], counter: Any) -> None:
+    write_videos(folder, config, split, indices)
+    counter.add.remote("videos", len(indices))
+
+
+def _training(config: DemoConfig, out: Path) -> TrainConfig:
+    frames = 8
+    return TrainConfig(
+        out=str(out / "train"),
+        corpus=_corpus(out, "train"),
+        validation=_corpus(out, "validation"),
+        model=ModelConfig(
+            architecture=_ARCHITECTURE,
+            vocabulary="captions",
+            temporal_layers=1,
+            seed=config.seed,
+            frames=frames,
+            words=24,
+        ),
+        sampling=SamplingConfig(strategy="uniform", frames=frames),
+        optimiser=OptimiserConfig(lr=1e-3, clip_lr_factor=1.0),
+        loss=LossConfig(),
+        batch_size=64,
+        epochs=config.epochs,
+        seed=config.seed,
+        ray=config.ray,
+    )
+
+
+def _corpus(out: Path, split: Split) -> CorpusConfig:
+    return CorpusConfig(uri=str(out / "corpus" / f"{split}.jsonl"))
+
+
+def _fresh(folder: Path) -> str:
+    """A folder of this run alone: features of an earlier model are of another fingerprint, and would be refused."""
+    if folder.exists():
+        shutil.rmtree(folder)
+    return str(folder)
+
+
+def _closing(report: Report, out: Path, seconds: float) -> str:
+    assert report.metrics is not None
+    direction = report.metrics.text_to_video
+    gain = direction.gain["R@1"]
+    verdict = "excludes 0" if gain.excludes_zero else "does not exclude 0"
+    interval = f"[{100 * gain.low:+.1f}, {100 * gain.high:+.1f}]"
+    rows = {
+        "corpus": f"{report.queries} captions of {report.pool} held-out videos, none seen in training",
+        "coarse": _figures(direction, "coarse"),
+        "two-stage": _figures(direction, "two_stage"),
+        "gain of R@1": f"{100 * gain.value:+.1f} points, 95 % interval {interval}: {verdict}",
+        "ceiling": f"{100 * direction.recall_at_k.value:.1f} % of the answers are among the {direction.k} candidates",
+        "time": f"{seconds:.0f} s",
+        "report": str((out / "report.html").absolute()),
+    }
+    return "\n" + summary("mgvr demo: done", rows)
+
+
+def _figures(direction: Direction, system: str) -> str:
+    figures = direction.coarse if system == "coarse" else direction.two_stage
+    recalls = "   ".join(f"{name} {100 * figures[name].value:5.1f}" for name in ("R@1", "R@5", "R@10"))
+    return f"{recalls}   MdR {figures['MdR'].value:g}"
+
+
+def run(argv: Sequence[str] | None = None) -> int:
+    """The command line of this job; returns its exit code."""
+    return main(DemoConfig, demo, "mgvr demo", __doc__, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(run())

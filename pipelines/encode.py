@@ -1,0 +1,166 @@
+"""Encode videos into a feature set: one row a video, in Parquet shards.
+
+Reads    corpus.uri: a folder, a glob, a manifest (CSV, Parquet, JSONL with id, uri, captions, start, end) or one video
+Writes   OUT/shards/*.parquet          the features, readable by pyarrow, DuckDB and pandas
+         OUT/failures/*.parquet        every video that could not be encoded, with the reason
+         OUT/snapshots/NNNNNNNN.json   which shards make up the set, and the fingerprint of what made them
+
+Every video is decoded in a child process with a time limit; a broken file costs itself alone.
+
+  mgvr encode --corpus.uri videos/ --model.checkpoint runs/demo/model --out runs/features
+  mgvr encode --corpus.uri videos/ --model.name ViT-B-32-quickgelu --model.weights openai --out runs/features
+  mgvr encode jobs/encode.yaml --sampling.frames 8
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import ray.data
+from pydantic import Field
+from ray.data import ActorPoolStrategy, Dataset
+
+from mgvr_core.config import Section
+from mgvr_core.datasets.manifest import CorpusConfig, list_videos
+from mgvr_core.errors import MgvrError
+from mgvr_core.features.schema import FeatureShape
+from mgvr_core.features.store import FeatureStore, ShardInfo, Snapshot
+from mgvr_core.identity import Fingerprint
+from mgvr_core.model.load import ModelConfig
+from mgvr_core.video.sampling import SamplingConfig
+from pipelines.encoding import Decode, DecodingConfig, Encode, Write, failures_table
+from pipelines.identifying import unique_videos
+from pipelines.models import (
+    ComputeConfig,
+    cached_model,
+    feature_fingerprint,
+    precision_on,
+    sampling_for,
+)
+from pipelines.progress import progress
+from pipelines.runtime import RayConfig, cluster, main, summary, torch_device
+
+
+class FeaturesConfig(Section):
+    """What is kept of a video."""
+
+    patches: bool = Field(True, description="keep patch features (the largest part; the patch scores need them)")
+    rows_per_shard: int = Field(256, gt=0, description="videos in one Parquet file")
+    thumbnail: int = Field(160, ge=0, description="side of the stored thumbnail in pixels; 0: none")
+
+
+class EncodeConfig(Section):
+    """mgvr encode."""
+
+    out: str = Field(description="folder of the feature set")
+    corpus: CorpusConfig
+    model: ModelConfig
+    sampling: SamplingConfig = Field(
+        SamplingConfig(), description="frames of a video; what is not set here is as the model was trained"
+    )
+    decoding: DecodingConfig = DecodingConfig()
+    features: FeaturesConfig = FeaturesConfig()
+    compute: ComputeConfig = ComputeConfig()
+    ray: RayConfig = RayConfig()
+
+
+def encode(config: EncodeConfig) -> Snapshot:
+    """Run the job; raises MgvrError before Ray starts where the configuration, the corpus or the model is wrong."""
+    began = time.monotonic()
+    videos = list_videos(config.corpus)
+    store = FeatureStore(Path(config.out))
+    checkpoint = cached_model(config.model)
+    model = checkpoint.model
+    sampling = sampling_for(checkpoint, config.sampling)
+    if config.features.patches and not model.has_patches:
+        raise MgvrError(f"{checkpoint.source} has no patch features: set --features.patches false")
+    shape = FeatureShape(sampling.frames, model.spec.dim, model.patches_per_frame if config.features.patches else 0)
+    precision = precision_on(torch_device(config.compute.device))
+    fingerprint = feature_fingerprint(model, sampling, config.decoding.decoder, shape, precision)
+    store.require_fingerprint(fingerprint)
+    parent = store.latest()
+    with cluster(config.ray):
+        rows, refused = unique_videos(videos)
+        with progress("encode", len(rows), "encoded") as counter:
+            pipeline = _pipeline(config, rows, sampling, shape, fingerprint, counter)
+            written = [(row["kind"], ShardInfo(**json.loads(row["info"]))) for row in pipeline.iter_rows()]
+    shards = sorted((info for kind, info in written if kind == "shard"), key=lambda info: info.path)
+    failures = [info for kind, info in written if kind == "failures"]
+    if refused:
+        failures.append(store.write_failures(failures_table(refused, config.decoding.decoder)))
+    about = {"model": checkpoint.source, "notes": list(checkpoint.notes), "config": config.model_dump(mode="json")}
+    snapshot = store.commit(parent, fingerprint, shards, failures, about)
+    print(_summary(snapshot, len(videos), time.monotonic() - began))
+    return snapshot
+
+
+def _pipeline(
+    config: EncodeConfig,
+    rows: pa.Table,
+    sampling: SamplingConfig,
+    shape: FeatureShape,
+    fingerprint: Fingerprint,
+    counter: Any,
+) -> Dataset:
+    """Rows -> decode (CPU processes) -> encode (one model a device) -> shards."""
+    decoders = config.decoding.pool()
+    size = cached_model(config.model).model.spec.image_size
+    thumbnail = min(config.features.thumbnail, size)
+    # Small blocks keep all decoders busy to the end, and what is in flight within memory.
+    block = max(1, min(16, -(-len(rows) // (4 * decoders))))
+    blocks = [rows.slice(begin, block) for begin in range(0, len(rows), block)]
+    gpus = 1 if torch_device(config.compute.device).type == "cuda" else 0
+    return (
+        ray.data.from_arrow(blocks or [rows])
+        .map_batches(
+            Decode,
+            fn_constructor_args=(config.decoding, sampling, size, thumbnail, counter),
+            batch_size=None,
+            batch_format="pyarrow",
+            compute=ActorPoolStrategy(size=decoders),
+        )
+        .map_batches(
+            Encode,
+            fn_constructor_args=(config.model, fingerprint, config.compute, shape, counter),
+            batch_size=config.compute.batch_size,
+            compute=ActorPoolStrategy(size=1),
+            num_gpus=gpus,
+        )
+        .map_batches(
+            Write,
+            fn_constructor_args=(config.out, shape, fingerprint, config.decoding.decoder),
+            batch_size=config.features.rows_per_shard,
+            compute=ActorPoolStrategy(size=1),
+        )
+    )
+
+
+def _summary(snapshot: Snapshot, listed: int, seconds: float) -> str:
+    kinds = Counter(snapshot.failed()["kind"].to_pylist())
+    failed = sum(kinds.values())
+    size = sum(shard.bytes for shard in snapshot.shards)
+    rows = {
+        "videos": f"{listed} listed, {snapshot.rows} encoded, {failed} failed",
+        "failures": ", ".join(f"{kind} {count}" for kind, count in kinds.most_common()) or "none",
+        "features": f"{snapshot.root}, snapshot {snapshot.number}, {len(snapshot.shards)} shards",
+        "fingerprint": snapshot.fingerprint.digest,
+        "size": f"{size / 2**20:.1f} MiB, {size / max(1, snapshot.rows) / 1024:.1f} KiB a video",
+        "time": f"{seconds:.1f} s, {snapshot.rows / seconds:.1f} videos/s",
+    }
+    return summary("encode: done", rows)
+
+
+def run(argv: Sequence[str] | None = None) -> int:
+    """The command line of this job; returns its exit code."""
+    return main(EncodeConfig, encode, "mgvr encode", __doc__, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(run())

@@ -1,0 +1,250 @@
+"""From answers to the report: metrics of both directions, cost, examples."""
+
+from __future__ import annotations
+
+import base64
+from datetime import UTC, datetime
+from pathlib import PurePath
+from typing import Any
+
+import numpy as np
+from pydantic import Field
+
+from mgvr_core.config import Section
+from mgvr_core.evaluation.comparison import compare
+from mgvr_core.evaluation.metrics import Positions, concatenate, positions_from_scores, ranks
+from mgvr_core.evaluation.picks import pick_examples
+from mgvr_core.evaluation.report import (
+    Captions,
+    Direction,
+    Directions,
+    Example,
+    Hit,
+    Macs,
+    Manifest,
+    Report,
+    StageTime,
+)
+from mgvr_core.features.schema import shape_of
+from mgvr_core.features.store import Snapshot
+from mgvr_core.model.checkpoint import Checkpoint
+from mgvr_core.retrieval.coarse import Candidates
+from mgvr_core.retrieval.two_stage import Ranking, coarse_ranking, whole_scores
+from mgvr_core.scoring.fusion import FusionWeights, multiply_adds
+from mgvr_core.scoring.video import multiply_adds as coarse_multiply_adds
+from pipelines.answering import Texts
+from pipelines.answers import Answers
+from pipelines.models import model_fingerprint
+from pipelines.runtime import Stopwatch, command_line, hardware, versions
+
+_BLOCK_VALUES = 1 << 24
+"""Scores of the video-to-text direction held at once."""
+_TOP = 5
+"""Results that an example shows."""
+
+
+class ReportConfig(Section):
+    """What the report shows."""
+
+    title: str | None = Field(None, description="title of the page; none: made of the feature set's name")
+    bootstrap: int = Field(2000, gt=0, description="resamples of the confidence intervals")
+    seed: int = Field(0, description="seed of the resamples and of the choice of examples")
+    examples: int = Field(3, ge=0, description="example queries of each kind (win, loss, both right, missed)")
+
+
+def build_report(
+    config: ReportConfig,
+    configuration: dict[str, Any],
+    answers: Answers,
+    backwards: tuple[Candidates, Ranking] | None,
+    texts: Texts,
+    checkpoint: Checkpoint,
+    snapshot: Snapshot,
+    weights: FusionWeights,
+    watch: Stopwatch,
+) -> Report:
+    """Put the report together; without any right answer it is a plain search without metrics."""
+    queries = answers.queries
+    metrics = None
+    examples: list[Example] = []
+    with watch.stage("measure"):
+        if queries.labelled.any():
+            coarse, final = answers.positions(answers.coarse), answers.positions(answers.two_stage)
+            metrics = Directions(
+                text_to_video=_text_to_video(config, answers, coarse, final),
+                video_to_text=None if backwards is None else _video_to_text(config, answers, *backwards),
+            )
+            examples = _labelled_examples(config, answers, coarse, final)
+        else:
+            examples = [_example(answers, int(row), "search") for row in _some(len(queries.ids), config)]
+    k = answers.candidates.index.shape[1]
+    N, shape = len(answers.pool.ids), shape_of(snapshot.schema())
+    fused = multiply_adds(weights, shape.frames, shape.patches, shape.dim)
+    coarse_macs = N * coarse_multiply_adds(shape.dim)
+    return Report(
+        title=config.title or f"Text-to-video retrieval over {snapshot.root.name}",
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        queries=len(queries.ids),
+        pool=N,
+        captions=_captions(answers, texts, checkpoint),
+        manifest=_manifest(config.seed, configuration, checkpoint, snapshot),
+        unlabelled_queries=int((~queries.labelled).sum()) if metrics is not None else 0,
+        metrics=metrics,
+        stages=tuple(StageTime(name, seconds) for name, seconds in watch.seconds.items()),
+        macs_per_query=Macs(coarse=coarse_macs, two_stage=coarse_macs + k * fused, exhaustive=N * fused),
+        warnings=tuple(_warnings(snapshot, checkpoint)),
+        files={
+            "results.parquet": "the answers of every query, best first, with both stages' scores and ranks",
+            "run.trec": "the same as a TREC run",
+            **({"qrels.trec": "the right answers as TREC qrels"} if metrics is not None else {}),
+            "report.json": "this report as data",
+        },
+        examples=tuple(examples),
+        thumbnails=_thumbnails(examples, answers, snapshot),
+    )
+
+
+def _text_to_video(config: ReportConfig, answers: Answers, coarse: Positions, final: Positions) -> Direction:
+    single = {name: answers.positions(ranking) for name, ranking in answers.single.items()}
+    labelled = [ids for ids in answers.queries.relevant if ids]
+    groups = ["\0".join(sorted(ids)) for ids in labelled]
+    return compare(
+        coarse,
+        final,
+        answers.candidates.index.shape[1],
+        scores={**single, "fused": final},
+        groups=groups if len(set(groups)) < len(groups) else None,
+        samples=config.bootstrap,
+        seed=config.seed,
+        note="A query counts as answered at K if any of its right videos is among the first K.",
+    )
+
+
+def _video_to_text(config: ReportConfig, answers: Answers, found: Candidates, final: Ranking) -> Direction:
+    """The other direction: videos with known captions ask, and groups of captions with one right answer are ranked.
+
+    METHOD section 8: a group stands where its best caption stands; ranking single captions gives other figures.
+    """
+    groups: dict[frozenset[str], int] = {}
+    member: list[tuple[int, int]] = []  # (text row, group)
+    for text, ids in zip(answers.queries.text_of, answers.queries.relevant, strict=True):
+        if ids:
+            member.append((int(text), groups.setdefault(frozenset(ids), len(groups))))
+    text, group = np.array(sorted(set(member), key=lambda pair: pair[1])).T
+    starts = np.flatnonzero(np.diff(group, prepend=-1))
+    right: dict[str, list[int]] = {}
+    for members, number in groups.items():
+        for name in members:
+            right.setdefault(name, []).append(number)
+    asked = [row for row, name in enumerate(answers.pool.ids) if name in right]
+    block = max(1, _BLOCK_VALUES // len(answers.queries.texts))
+    positions: dict[str, list[Positions]] = {"coarse": [], "two_stage": []}
+    for begin in range(0, len(asked), block):
+        rows = np.array(asked[begin : begin + block])
+        for name, ranking in (("coarse", coarse_ranking(found)), ("two_stage", final)):
+            part = Ranking(ranking.index[rows], ranking.score[rows], ranking.coarse_rank[rows])
+            scores = whole_scores(part, answers.pool.video[rows], answers.projected)  # (B, T)
+            grouped = np.maximum.reduceat(scores[:, text], starts, axis=1)  # (B, G)
+            relevant = [right[answers.pool.ids[row]] for row in rows]
+            positions[name].append(positions_from_scores(grouped, relevant))
+    return compare(
+        concatenate(positions["coarse"]),
+        concatenate(positions["two_stage"]),
+        found.index.shape[1],
+        samples=config.bootstrap,
+        seed=config.seed,
+        note="A recall and a rerank of its own. The pool is groups of captions with the same right answers; "
+        "a group stands where its best caption stands.",
+    )
+
+
+def _captions(answers: Answers, texts: Texts, checkpoint: Checkpoint) -> Captions:
+    of = answers.queries.text_of
+    closed = checkpoint.model.spec.tokenizer.kind == "words"
+    return Captions(
+        total=len(of),
+        text_length=checkpoint.model.spec.words,
+        too_long=int(texts.truncated[of].sum()),
+        words=int(texts.words[of].sum()) if closed else None,
+        unknown_words=int(texts.unknown[of].sum()) if closed else None,
+    )
+
+
+def _manifest(seed: int, configuration: dict[str, Any], checkpoint: Checkpoint, snapshot: Snapshot) -> Manifest:
+    return Manifest(
+        command=command_line(),
+        configuration=configuration,
+        fingerprints={
+            "features": snapshot.fingerprint.digest,
+            "model": model_fingerprint(checkpoint.model).digest,
+            "feature set": f"snapshot {snapshot.number} of {snapshot.created}",
+            **{f"features: {name}": str(value) for name, value in snapshot.fingerprint.parts.items()},
+        },
+        versions=versions(),
+        hardware=hardware(),
+        seed=seed,
+    )
+
+
+def _warnings(snapshot: Snapshot, checkpoint: Checkpoint) -> list[str]:
+    warnings = list(checkpoint.notes)
+    failed = sum(info.rows for info in snapshot.failures)
+    if failed:
+        warnings.append(
+            f"{failed} of {failed + snapshot.rows} listed videos are not in the pool: they could not be encoded, "
+            "or have the content of another (see the feature set's failures)."
+        )
+    return warnings
+
+
+def _labelled_examples(config: ReportConfig, answers: Answers, coarse: Positions, final: Positions) -> list[Example]:
+    labelled = np.flatnonzero(answers.queries.labelled)
+    before, after = ranks(coarse), ranks(final)
+    k = answers.candidates.index.shape[1]
+    picked = pick_examples(before, after, k, each=config.examples, seed=config.seed)
+    return [
+        _example(answers, int(labelled[row]), kind, float(before.mid[row]), float(after.mid[row]))
+        for row, kind in picked
+    ]
+
+
+def _example(
+    answers: Answers, query: int, kind: Any, coarse_rank: float | None = None, rank: float | None = None
+) -> Example:
+    queries, ranking = answers.queries, answers.two_stage
+    text = int(queries.text_of[query])
+    right = set(queries.relevant[query])
+    ids = [answers.pool.ids[row] for row in ranking.index[text]]
+    shown = list(range(min(_TOP, len(ids))))
+    if right and not right & {ids[place] for place in shown}:
+        shown += [place for place, name in enumerate(ids) if name in right][:1]
+    hits = [
+        Hit(
+            video=ids[place],
+            rank=place + 1,
+            coarse_rank=int(ranking.coarse_rank[text, place]),
+            right=ids[place] in right if right else None,
+            label=PurePath(answers.pool.uris[ranking.index[text, place]]).name,
+        )
+        for place in shown
+    ]
+    return Example(kind, queries.ids[query], queries.texts[text], tuple(hits), coarse_rank, rank)
+
+
+def _some(total: int, config: ReportConfig) -> list[int]:
+    """Queries of a plain search that the page shows: as many as four kinds of examples would be."""
+    generator = np.random.default_rng(config.seed)
+    chosen = generator.choice(total, size=min(total, 4 * config.examples), replace=False)
+    return sorted(chosen.tolist())
+
+
+def _thumbnails(examples: list[Example], answers: Answers, snapshot: Snapshot) -> dict[str, str]:
+    """The stored thumbnails of the videos that the examples show, as data: URIs."""
+    rows = {answers.row_of[hit.video] for example in examples for hit in example.hits}
+    found: dict[str, str] = {}
+    for shard in sorted({int(answers.pool.shard[row]) for row in rows}):
+        pictures = snapshot.read_shard(snapshot.shards[shard], ["thumbnail"])["thumbnail"]
+        for row in rows:
+            if answers.pool.shard[row] == shard and (picture := pictures[int(answers.pool.row[row])].as_py()):
+                found[answers.pool.ids[row]] = "data:image/jpeg;base64," + base64.b64encode(picture).decode()
+    return found

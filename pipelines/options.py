@@ -1,0 +1,80 @@
+"""The command line of a job: one configuration file, and every key of it as an option."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+from pydantic_core import PydanticUndefined
+
+from mgvr_core.config import ConfigT, Section, keys, load, suggest
+from mgvr_core.errors import MgvrError
+
+
+def read_options(kind: type[ConfigT], program: str, guide: str | None, argv: Sequence[str]) -> ConfigT:
+    """The configuration from `[FILE.yaml] [--key value | --key=value …]`; prints the help and exits for --help.
+
+    Raises MgvrError for an unknown option (with the nearest key) and for every wrong value at once.
+    """
+    if any(word in ("-h", "--help") for word in argv):
+        print(help_text(kind, program, guide))
+        sys.exit(0)
+    known = [name for name, _ in keys(kind)]
+    file: Path | None = None
+    overrides: dict[str, str] = {}
+    words = list(argv)
+    while words:
+        word = words.pop(0)
+        if not word.startswith("--"):
+            if file is not None:
+                raise MgvrError(f"{program} takes one configuration file, but got {file} and {word}")
+            file = Path(word)
+            continue
+        name, given, value = word.removeprefix("--").partition("=")
+        name = name.replace("-", "_")
+        if name not in known:
+            raise MgvrError(f"unknown option --{name}{suggest(name, known)}. {program} --help lists them all.")
+        if not given:
+            if not words:
+                raise MgvrError(f"--{name} needs a value")
+            value = words.pop(0)
+        overrides[name] = value
+    return load(kind, file, overrides)
+
+
+def help_text(kind: type[Section], program: str, guide: str | None) -> str:
+    """What --help prints: the job's own guide, then every key with its default and meaning, group by group."""
+    lines = [
+        f"usage: {program} [CONFIG.yaml] [--key value …]",
+        "",
+        inspect.cleandoc(guide or ""),
+        "",
+        "Keys (in the YAML file, dots are nesting; on the command line: --key value):",
+    ]
+    group = ""
+    for name, field in keys(kind):
+        head = name.rpartition(".")[0]
+        if head != group:
+            group = head
+            lines.append("")
+        default = field.get_default(call_default_factory=True)
+        shown = "required" if default is PydanticUndefined else f"default {_show(default)}"
+        about = f"{field.description or ''} [{_choices(field.annotation)}{shown}]".strip()
+        lines.append(f"  --{name}")
+        lines.extend(textwrap.wrap(about, width=100, initial_indent="        ", subsequent_indent="        "))
+    return "\n".join(lines)
+
+
+def _show(value: Any) -> str:
+    if value is None:
+        return "none"
+    return str(list(value)) if isinstance(value, tuple) else str(value)
+
+
+def _choices(annotation: Any) -> str:
+    options = [value for value in get_args(annotation) if isinstance(value, str)]
+    return f"{' | '.join(options)}; " if options else ""

@@ -1,0 +1,72 @@
+"""One line of progress for work that is spread over many processes."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import ray
+
+_EVERY_TERMINAL, _EVERY_LOG = 1.0, 10.0
+"""Seconds between lines: on a terminal the line is rewritten, in a log each one stays."""
+
+
+@ray.remote(num_cpus=0)
+class Counter:
+    """Counts what the workers have done, by name."""
+
+    def __init__(self) -> None:
+        self._counts: dict[str, float] = {}
+
+    def add(self, name: str, number: int) -> None:
+        """Count `number` more."""
+        self._counts[name] = self._counts.get(name, 0) + number
+
+    def set(self, name: str, value: float) -> None:
+        """Show a value beside the counts."""
+        self._counts[name] = value
+
+    def read(self) -> dict[str, float]:
+        """All counts and values so far."""
+        return dict(self._counts)
+
+
+@contextmanager
+def progress(label: str, total: int, counted: str) -> Iterator[Any]:
+    """Print progress while the block runs; yields the counter's handle for workers to add to.
+
+    `counted` is the name of the count that runs to `total`; the others are shown beside it.
+    """
+    counter = Counter.remote()  # type: ignore[attr-defined]
+    done = threading.Event()
+    printer = threading.Thread(target=_print, args=(label, total, counted, counter, done), daemon=True)
+    printer.start()
+    try:
+        yield counter
+    finally:
+        done.set()
+        printer.join()
+
+
+def _print(label: str, total: int, counted: str, counter: Any, done: threading.Event) -> None:
+    terminal = sys.stderr.isatty()
+    began = time.monotonic()
+    while not done.wait(_EVERY_TERMINAL if terminal else _EVERY_LOG):
+        counts = ray.get(counter.read.remote())
+        line = describe(label, counts, total, counted, time.monotonic() - began)
+        print(f"\r\x1b[K{line}" if terminal else line, end="" if terminal else "\n", file=sys.stderr, flush=True)
+    if terminal:
+        print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+
+
+def describe(label: str, counts: dict[str, float], total: int, counted: str, seconds: float) -> str:
+    """The progress line: counts, rate and what is left."""
+    finished = counts.get(counted, 0)
+    rate = finished / seconds if seconds > 0 else 0.0
+    left = f", about {(total - finished) / rate:.0f} s left" if rate > 0 else ""
+    others = "".join(f", {name} {number}" for name, number in counts.items() if name != counted and number)
+    return f"{label}: {counted} {finished} of {total}{others}; {rate:.1f}/s{left}"

@@ -1,0 +1,164 @@
+"""What every job shares: starting Ray, exit codes, and the record of a run."""
+
+from __future__ import annotations
+
+import logging
+import os
+import platform
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import ray
+import torch
+from pydantic import Field
+from ray.data import DataContext
+
+from mgvr_core.config import ConfigT, Section
+from mgvr_core.errors import MgvrError
+from pipelines.options import read_options
+
+OK, FAILED, BAD_INPUT = 0, 1, 2
+"""Exit codes: done; the job failed; the input or the configuration was refused before any work."""
+
+_VERSIONS = ("mgvr", "torch", "open_clip_torch", "ray", "pyarrow", "av", "decord", "faiss-cpu", "numpy")
+
+
+class RayConfig(Section):
+    """Where the job runs."""
+
+    address: str | None = Field(
+        None, description="an existing cluster, e.g. auto; none: the cluster of the job, or a local one for this run"
+    )
+    cpus: int | None = Field(None, gt=0, description="logical CPUs of a local cluster; none: its cores, and at least 4")
+    stall_s: int = Field(1800, gt=0, description="seconds without any progress after which the job gives up")
+
+
+def main(
+    kind: type[ConfigT], job: Callable[[ConfigT], object], program: str, guide: str | None, argv: Sequence[str] | None
+) -> int:
+    """Run a job from the command line; returns the exit code. Refused input prints its message and no traceback."""
+    try:
+        job(read_options(kind, program, guide, sys.argv[1:] if argv is None else argv))
+    except MgvrError as error:
+        print(f"{program}: {error}", file=sys.stderr)
+        return BAD_INPUT
+    return OK
+
+
+@contextmanager
+def cluster(config: RayConfig) -> Iterator[None]:
+    """A Ray connection for a job; a local cluster started here ends here.
+
+    Inside `ray job submit`, and in a program that has connected already, that connection is used as it is.
+    """
+    if ray.is_initialized():
+        yield
+        return
+    # Without the first, Ray writes a token to the home folder that later clusters trip over; the second asks nobody.
+    os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # A driver started by `uv run` would make every worker run under it too.
+    os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+    if config.address is None and "RAY_ADDRESS" not in os.environ:
+        # More logical CPUs than cores on a small machine: the stages of one pipeline must all find a place, and
+        # how many threads they use is set by the stages themselves.
+        cpus = config.cpus or max(4, os.cpu_count() or 1)
+        ray.init(address="local", num_cpus=cpus, include_dashboard=False, logging_level=logging.WARNING)
+    else:
+        ray.init(address=config.address, logging_level=logging.WARNING)
+    context = DataContext.get_current()
+    context.enable_progress_bars = False  # the jobs print their own line
+    context.execution_options.verbose_progress = False
+    context.execution_no_progress_timeout_s = config.stall_s
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def cluster_cpus() -> int:
+    """Logical CPUs of the connected cluster."""
+    return max(1, int(ray.cluster_resources().get("CPU", 1)))  # type: ignore[no-untyped-call]
+
+
+def torch_device(name: str) -> torch.device:
+    """`auto` is the GPU where there is one."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
+
+
+def versions() -> dict[str, str]:
+    """Versions of everything that can change a result; absent packages are left out."""
+    found = {"python": platform.python_version()}
+    for package in _VERSIONS:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    if commit := _git_commit():
+        found["commit"] = commit
+    return found
+
+
+def hardware() -> dict[str, str]:
+    """The machine the driver ran on."""
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    return {
+        "cpu": f"{os.cpu_count()} × {platform.processor() or platform.machine()}",
+        "memory": f"{memory:.0f} GiB",
+        "gpu": gpu,
+        "system": platform.system(),
+    }
+
+
+def command_line() -> str:
+    """The command that was given, as one would type it."""
+    program = Path(sys.argv[0]).name
+    return shlex.join([program, *sys.argv[1:]])
+
+
+class Stopwatch:
+    """Seconds by stage, in the order of their first use."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Add the time of the block to a stage."""
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - began
+
+
+def _git_commit() -> str | None:
+    try:
+        result = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=12"],
+            capture_output=True,
+            text=True,
+            cwd=Path(__file__).parent,
+            timeout=10,
+            check=False,
+        )
+    except OSError:
+        return None
+    return result.stdout.strip() or None
+
+
+def summary(title: str, rows: dict[str, Any]) -> str:
+    """A job's closing lines, aligned."""
+    width = max(len(name) for name in rows)
+    return "\n".join([title, *(f"  {name:<{width}}  {value}" for name, value in rows.items())])

@@ -1,0 +1,122 @@
+"""The default decoder against reading the file from its start, frame after frame."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import av
+import numpy as np
+import pytest
+from av.video.reformatter import Interpolation
+
+from mgvr_core.video.decoders import Request, decode
+from mgvr_core.video.sampling import SamplingConfig, instants
+
+SIZE = 224
+SAMPLINGS = {
+    "fps": SamplingConfig(),
+    "uniform": SamplingConfig(strategy="uniform"),
+}
+
+
+class Shown(NamedTuple):
+    time: float
+    square: np.ndarray
+
+
+def square(frame: av.VideoFrame, size: int) -> np.ndarray:
+    """The frame upright, its short side scaled to `size`, the middle cut out."""
+    quarters = round(frame.rotation / 90)
+    short = min(frame.width, frame.height)
+    flags = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.BITEXACT | Interpolation.FULL_CHR_H_INP
+    scaled = frame.reformat(
+        frame.width * size // short, frame.height * size // short, "rgb24", interpolation=flags, threads=1
+    )
+    upright = np.rot90(scaled.to_ndarray(), quarters)
+    top, left = (round((side - size) / 2) for side in upright.shape[:2])
+    return upright[top : top + size, left : left + size]
+
+
+def read_from_the_start(path: Path, wanted: np.ndarray, size: int) -> tuple[list[Shown], float]:
+    """What is on at each wanted second, and when the last frame begins: every frame decoded, none skipped."""
+    latest: dict[float, tuple[float, av.VideoFrame]] = {}
+    origin = None
+    with av.open(str(path)) as container:
+        stream = container.streams.best("video")
+        for number, frame in enumerate(container.decode(stream)):
+            if container.format.name == "avi":
+                # Its frames have no times: each is on for one step of the file's rate.
+                time = float(number / stream.average_rate)
+            elif frame.pts is None:
+                time = number / 25
+            else:
+                origin = frame.pts if origin is None else origin
+                time = float((frame.pts - origin) * stream.time_base)
+            for instant in wanted:
+                if time <= instant or number == 0:
+                    latest[instant] = time, frame
+    return [Shown(latest[i][0], square(latest[i][1], size)) for i in wanted], time
+
+
+def agree(path: Path, sampling: SamplingConfig) -> None:
+    clip = decode("pyav", Request(str(path), sampling, SIZE))
+    shown, last = read_from_the_start(path, instants(clip.duration, sampling), SIZE)
+    assert clip.frames.dtype == np.uint8
+    assert clip.frames.shape == (len(shown), SIZE, SIZE, 3)
+    np.testing.assert_allclose(clip.timestamps, [each.time for each in shown], atol=1e-9)
+    for ours, theirs in zip(clip.frames, shown, strict=True):
+        np.testing.assert_array_equal(ours, theirs.square)
+    assert last < clip.duration < last + 1.0
+
+
+@pytest.mark.parametrize("sampling", SAMPLINGS.values(), ids=SAMPLINGS)
+def test_default_decoder_agrees_with_reading_from_the_start(good_clip: Path, sampling: SamplingConfig) -> None:
+    agree(good_clip, sampling)
+
+
+@pytest.mark.parametrize("sampling", SAMPLINGS.values(), ids=SAMPLINGS)
+def test_default_decoder_agrees_with_reading_from_the_start_on_films_made_here(
+    films, film_name: str, sampling: SamplingConfig
+) -> None:
+    agree(films[film_name].path, sampling)
+
+
+@pytest.mark.parametrize(
+    "sampling",
+    [SamplingConfig(), SamplingConfig(fps=5, frames=100), SamplingConfig(fps=12, frames=90), SamplingConfig(frames=1)]
+    + [SamplingConfig(strategy="uniform", frames=frames) for frames in (1, 12, 31)],
+    ids=lambda sampling: f"{sampling.strategy}-{sampling.fps:g}-{sampling.frames}",
+)
+def test_the_pictures_themselves_say_that_they_are_the_right_ones(
+    films, film_name: str, sampling: SamplingConfig
+) -> None:
+    film = films[film_name]
+    clip = decode("pyav", Request(str(film.path), sampling, 64))
+    assert clip.duration == pytest.approx(film.duration, abs=2e-3)
+    assert films.numbers(clip.frames) == film.expected(instants(film.duration, sampling))
+    np.testing.assert_allclose(clip.timestamps, film.starts[films.numbers(clip.frames)], atol=1e-3)
+
+
+def test_a_part_of_a_video_is_sampled_like_a_video_of_its_own(films, film_name: str) -> None:
+    film = films[film_name]
+    wanted = 2.0 + instants(1.5, SamplingConfig(fps=3, frames=12))
+    clip = decode("pyav", Request(str(film.path), SamplingConfig(fps=3), 64, start=2.0, end=3.5))
+    assert films.numbers(clip.frames) == film.expected(wanted)
+    assert clip.duration == pytest.approx(film.duration, abs=2e-3)  # the video's, not the part's
+
+
+@pytest.mark.parametrize("place", np.linspace(0.05, 0.95, 7))
+@pytest.mark.parametrize("name", ["bframes.mp4", "open_gop_hevc.mp4", "bframes.mkv", "vp9.webm"])
+def test_a_damaged_file_gives_what_reading_it_in_order_gives(films, tmp_path: Path, name: str, place: float) -> None:
+    data = bytearray(films[name].path.read_bytes())
+    start = round(place * len(data))
+    data[start : start + 40] = bytes(40)
+    path = tmp_path / name
+    path.write_bytes(data)
+    sampling = SamplingConfig(strategy="uniform", frames=12)
+    try:
+        clip = decode("pyav", Request(str(path), sampling, SIZE))
+    except Exception as error:
+        clip = error
+    print(place, clip if isinstance(clip, Exception) else clip.timestamps)
