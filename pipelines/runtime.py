@@ -37,6 +37,7 @@ class RayConfig(Section):
         None, description="an existing cluster, e.g. auto; none: the cluster of the job, or a local one for this run"
     )
     cpus: int | None = Field(None, gt=0, description="logical CPUs of a local cluster; none: its cores, and at least 4")
+    worker_logs: bool = Field(False, description="print what the workers print; it is in Ray's log folder anyway")
     stall_s: int = Field(1800, gt=0, description="seconds without any progress after which the job gives up")
 
 
@@ -70,14 +71,22 @@ def cluster(config: RayConfig) -> Iterator[None]:
         # More logical CPUs than cores on a small machine: the stages of one pipeline must all find a place, and
         # how many threads they use is set by the stages themselves.
         cpus = config.cpus or max(4, os.cpu_count() or 1)
-        ray.init(address="local", num_cpus=cpus, include_dashboard=False, logging_level=logging.WARNING)
+        # Ray 2.60's core warns of its own libraries' actors at every start; what matters here is raised.
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+        ray.init(
+            address="local",
+            num_cpus=cpus,
+            include_dashboard=False,
+            log_to_driver=config.worker_logs,
+            logging_level=logging.WARNING,
+        )
     else:
-        ray.init(address=config.address, logging_level=logging.WARNING)
+        ray.init(address=config.address, log_to_driver=config.worker_logs, logging_level=logging.WARNING)
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
     context = DataContext.get_current()
     context.enable_progress_bars = False  # the jobs print their own line
     context.execution_options.verbose_progress = False
     context.execution_no_progress_timeout_s = config.stall_s
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
     try:
         yield
     finally:

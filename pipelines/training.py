@@ -89,7 +89,7 @@ def train_worker(config: dict[str, Any]) -> None:
         for losses in trainer.epoch(epoch):
             if rank == 0:
                 config["counter"].add.remote("steps", 1)
-                config["counter"].set.remote("loss", round(float(losses.total), 3))
+                config["counter"].set.remote("loss", round(losses.total.item(), 3))
         if rank == 0:
             seconds = time.perf_counter() - began
             record = {"epoch": epoch + 1, **trainer.averages(), "seconds": round(seconds, 2), **trainer.validate()}
@@ -124,7 +124,7 @@ class Trainer:
             begin = step * self._task.batch_size + self._rank * share
             losses = self._step(order[begin : begin + share])
             for name in ("total", "weak", "strong", "pearson"):
-                self._sums[name] = self._sums.get(name, 0.0) + float(getattr(losses, name))
+                self._sums[name] = self._sums.get(name, 0.0) + getattr(losses, name).item()
             self._steps += 1
             yield losses
 

@@ -8,6 +8,8 @@ import torch
 from open_clip.transformer import LayerNorm, QuickGELU, ResidualAttentionBlock
 from torch import Tensor, nn
 
+from mgvr_core.errors import MgvrError
+
 HEAD_WIDTH = 64
 """Dimensions of one attention head in CLIP's text transformer and in the temporal blocks that copy it."""
 
@@ -30,8 +32,13 @@ class TemporalEncoder(nn.Module):
         )
 
     def forward(self, frames: Tensor, mask: Tensor) -> Tensor:
-        """frames (V, F, D) unnormalised, mask (V, F) bool -> (V, F, D); padded frames come out as zeros."""
+        """frames (V, F, D) unnormalised, mask (V, F) bool -> (V, F, D); padded frames come out as zeros.
+
+        Raises MgvrError where a video has more frames than there are learned positions.
+        """
         V, F, _ = frames.shape
+        if len(self.positions) < F:
+            raise MgvrError(f"the model's temporal encoder takes {len(self.positions)} frames at most, not {F}")
         x = frames + self.positions[:F]
         # Every query may look at valid frames only: (V, F) -> (V * heads, F, F), additive.
         bias = torch.zeros(V, 1, 1, F, dtype=x.dtype, device=x.device).masked_fill(~mask[:, None, None], float("-inf"))

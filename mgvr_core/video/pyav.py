@@ -26,6 +26,10 @@ from mgvr_core.video.seeking import Surprise, frames_at
 from mgvr_core.video.source import Source, open_source
 
 
+# Instants are sums of rounded numbers: a frame that begins within a microsecond of one counts as begun.
+_ROUNDING_S = 1e-6
+
+
 def version() -> str:
     """PyAV and the libraries that it carries, for the fingerprint."""
     libraries = (f"{name} {'.'.join(map(str, av.library_versions[name]))}" for name in ("libavcodec", "libswscale"))
@@ -54,7 +58,7 @@ def wanted_instants(request: Request, duration: float) -> NDArray[np.float64]:
         raise DecodeError(
             "no_frames", f"{request.path}: no frames from {start} s to {end} s; the video lasts {duration:.3f} s"
         )
-    return start + instants(end - start, request.sampling)
+    return start + instants(end - start, request.sampling) + _ROUNDING_S
 
 
 def picks(request: Request, index: PacketIndex, timeline: Timeline) -> list[int]:

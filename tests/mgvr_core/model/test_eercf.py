@@ -98,6 +98,12 @@ def test_u_at_another_number_of_frames_is_refused_and_can_be_switched_off(tiny_m
     assert model.mixing_for(12) is model.frame_mixing
 
 
+def test_more_frames_than_the_temporal_encoder_has_places_for_are_refused(tiny_model: Build) -> None:
+    pixels, mask = padded((9,), 9, 0.0)
+    with pytest.raises(MgvrError, match="takes 8 frames at most, not 9"):
+        tiny_model().encode_videos(pixels, mask, patches=False)
+
+
 def test_the_logit_scale_goes_no_higher_than_100(tiny_model: Build) -> None:
     model = tiny_model()
     for value, expected in ((math.log(50), 50), (math.log(100), 100), (math.log(300), 100)):

@@ -157,6 +157,15 @@ def test_a_text_tower_that_cannot_start_the_temporal_encoder_is_noted() -> None:
     assert any("starts from random weights" in note for note in load_model(named("ViT-B-32-quickgelu")).notes)
 
 
+def test_a_hub_tokenizer_fills_the_whole_length_with_its_own_padding(monkeypatch: pytest.MonkeyPatch) -> None:
+    small = named_architecture("ViT-B-32-quickgelu")
+    small["text_cfg"] |= {"hf_tokenizer_name": "someone/tokenizer", "no_causal_mask": True}
+    monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, "ViT-B-32-hub", small)
+    assert load_model(named("ViT-B-32-hub", words=5)).model.spec.words == 8
+    assert load_model(named("ViT-B-32", words=5)).model.spec.words == 5
+    assert load_model(named("ViT-B-32", words=32)).model.spec.words == 8
+
+
 @pytest.mark.parametrize(
     "settings", [{}, {"name": "ViT-B-32"}, {"name": "ViT-B-32", "weights": "random", "checkpoint": "folder"}]
 )
