@@ -123,7 +123,7 @@ def _text_to_video(config: ReportConfig, answers: Answers, coarse: Positions, fi
 def _video_to_text(config: ReportConfig, answers: Answers, found: Candidates, final: Ranking) -> Direction:
     """The other direction: videos with known captions ask, and groups of captions with one right answer are ranked.
 
-    METHOD section 8: a group stands where its best caption stands; ranking single captions gives other figures.
+    docs/method.md, section 8: a group stands where its best caption stands; ranking single captions gives other figures.
     """
     groups: dict[frozenset[str], int] = {}
     member: list[tuple[int, int]] = []  # (text row, group)

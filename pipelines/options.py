@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
 
+from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from mgvr_core.config import ConfigT, Section, keys, load, suggest
+from mgvr_core.config import ConfigT, Section, keys, load, section_of, suggest
 from mgvr_core.errors import MgvrError
 
 
@@ -37,7 +38,7 @@ def read_options(kind: type[ConfigT], program: str, guide: str | None, argv: Seq
         name, given, value = word.removeprefix("--").partition("=")
         name = name.replace("-", "_")
         if name not in known:
-            raise MgvrError(f"unknown option --{name}{suggest(name, known)}. {program} --help lists them all.")
+            raise MgvrError(f"unknown option --{name}{suggest(name, known) or '.'} {program} --help lists them all.")
         if not given:
             if not words:
                 raise MgvrError(f"--{name} needs a value")
@@ -55,18 +56,31 @@ def help_text(kind: type[Section], program: str, guide: str | None) -> str:
         "",
         "Keys (in the YAML file, dots are nesting; on the command line: --key value):",
     ]
-    group = ""
+    group, introduced = "", {""}
     for name, field in keys(kind):
         head = name.rpartition(".")[0]
         if head != group:
             group = head
             lines.append("")
+            if head not in introduced:
+                introduced.add(head)
+                lines.extend(_introduction(kind, head))
         default = field.get_default(call_default_factory=True)
         shown = "required" if default is PydanticUndefined else f"default {_show(default)}"
         about = f"{field.description or ''} [{_choices(field.annotation)}{shown}]".strip()
         lines.append(f"  --{name}")
         lines.extend(textwrap.wrap(about, width=100, initial_indent="        ", subsequent_indent="        "))
     return "\n".join(lines)
+
+
+def _introduction(kind: type[BaseModel], group: str) -> list[str]:
+    """What is said of a group as a whole, if anything: its description, and that it may be left out."""
+    *parents, leaf = group.split(".")
+    for parent in parents:
+        kind = section_of(kind.model_fields[parent].annotation) or kind
+    field = kind.model_fields[leaf]
+    optional = " (optional)" if field.default is None else ""
+    return [f"  {group}{optional}: {field.description}"] if field.description else []
 
 
 def _show(value: Any) -> str:

@@ -18,6 +18,7 @@ from typing import Any
 import ray
 import torch
 from pydantic import Field
+from ray._private import ray_constants
 from ray.data import DataContext
 
 from mgvr_core.config import ConfigT, Section
@@ -62,8 +63,6 @@ def cluster(config: RayConfig) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    # Without the first, Ray writes a token to the home folder that later clusters trip over; the second asks nobody.
-    os.environ.setdefault("RAY_AUTH_MODE", "disabled")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # A driver started by `uv run` would make every worker run under it too.
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
@@ -71,6 +70,10 @@ def cluster(config: RayConfig) -> Iterator[None]:
         # More logical CPUs than cores on a small machine: the stages of one pipeline must all find a place, and
         # how many threads they use is set by the stages themselves.
         cpus = config.cpus or max(4, os.cpu_count() or 1)
+        # Unset, Ray writes a token to the home folder that later clusters trip over; nothing but loopback listens here.
+        os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+        # Loopback only. On Linux Ray would listen on every interface, and has no public switch for it.
+        ray_constants.ENABLE_RAY_CLUSTER = False
         # Ray 2.60's core warns of its own libraries' actors at every start; what matters here is raised.
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
         ray.init(

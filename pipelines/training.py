@@ -1,4 +1,4 @@
-"""What a training worker does: the same step on one worker or many (METHOD section 3)."""
+"""What a training worker does: the same step on one worker or many (docs/method.md, section 3)."""
 
 from __future__ import annotations
 

@@ -11,8 +11,8 @@ from pathlib import Path
 from mgvr_core.errors import MgvrError
 
 VIDEO_SUFFIXES = (
-    ".3gp", ".asf", ".avi", ".flv", ".gif", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".mxf",
-    ".ogm", ".ogv", ".ts", ".vob", ".webm", ".wmv",
+    ".3gp", ".asf", ".avi", ".f4v", ".flv", ".gif", ".h264", ".ivf", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg",
+    ".mpg", ".mts", ".mxf", ".ogm", ".ogv", ".rmvb", ".ts", ".vob", ".webm", ".wmv", ".y4m",
 )  # fmt: skip
 
 

@@ -6,14 +6,13 @@ import json
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import get_args
 
 import av
 import numpy as np
 from numpy.typing import NDArray
 
 from mgvr_core.datasets.render import render
-from mgvr_core.datasets.scenes import ProceduralConfig, Split, count, make_scene
+from mgvr_core.datasets.scenes import SPLITS, ProceduralConfig, Split, count, make_scene
 
 
 def write_videos(folder: Path, config: ProceduralConfig, split: Split, indices: Iterable[int]) -> None:
@@ -30,7 +29,7 @@ def write_manifests(folder: Path, config: ProceduralConfig) -> None:
     They say what `write_videos` writes, and need none of it to be there.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    for split in get_args(Split):
+    for split in SPLITS:
         scenes = [make_scene(config, split, index) for index in range(count(config, split))]
         _write_lines(
             folder / f"{split}.jsonl",

@@ -8,10 +8,9 @@ No colour, shape or texture comes twice in a scene, so that a part of a caption 
 from __future__ import annotations
 
 import hashlib
-import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from typing import Literal, TypeVar, get_args
 
 import numpy as np
 from pydantic import Field
@@ -19,6 +18,7 @@ from pydantic import Field
 from mgvr_core.config import Section
 
 Split = Literal["train", "validation", "test"]
+SPLITS: tuple[Split, ...] = get_args(Split)
 
 COLOURS = ("red", "orange", "yellow", "green", "cyan", "blue", "pink", "white")
 SHAPES = ("circle", "square", "triangle", "star", "cross", "ring", "heart", "moon")
@@ -42,7 +42,7 @@ _SHARES: Mapping[Split, range] = {"train": range(0, 70), "validation": range(70,
 class ProceduralConfig(Section):
     """The corpus that `mgvr demo` makes. The same settings give the same frames and captions."""
 
-    seed: int = 0
+    seed: int = Field(0, ge=0)
     train: int = Field(2600, ge=1)
     """Videos to train on."""
     validation: int = Field(150, ge=1)
@@ -98,7 +98,7 @@ def make_scene(config: ProceduralConfig, split: Split, index: int) -> Scene:
 
     The splits share no sequence of events: a scene is drawn again until its hash falls in the range of its split.
     """
-    rng = np.random.default_rng([config.seed, list(_SHARES).index(split), index])
+    rng = np.random.default_rng([config.seed, SPLITS.index(split), index])
     events = _draw_events(config, rng)
     while _bucket(events) not in _SHARES[split]:
         events = _draw_events(config, rng)
@@ -144,22 +144,22 @@ def _bucket(events: Sequence[Event]) -> int:
 
 
 def _draw_captions(events: Sequence[Event], n: int, rng: np.random.Generator) -> tuple[str, ...]:
-    """`n` different captions: in turn how an event looks, how one moves, and either how one looks or which is first."""
+    """`n` different captions, of each event in turn and of each kind in turn."""
     subjects = rng.permutation(len(events))
     captions: dict[str, None] = {}  # an ordered set
-    for i in itertools.count():
-        if len(captions) == n:
-            return tuple(captions)
-        event, kind = events[subjects[i % len(events)]], i % 3
-        if kind == 1:
-            caption = _say_motion(event, rng)
-        elif kind == 2 and len(events) > 1 and rng.random() < 0.5:
+    turn = 0
+    while len(captions) < n:
+        subject = events[subjects[turn % len(events)]]
+        if turn % 3 == 1:
+            caption = _say_motion(subject, rng)
+        elif turn % 3 == 2 and len(events) > 1 and rng.random() < 0.5:
             first = int(rng.integers(len(events) - 1))
             caption = _say_order(events[first], events[first + 1], rng)
         else:
-            caption = _say_look(event, rng)
+            caption = _say_look(subject, rng)
         captions[caption] = None
-    raise AssertionError("unreachable")
+        turn += 1
+    return tuple(captions)
 
 
 def _say_look(event: Event, rng: np.random.Generator) -> str:

@@ -62,7 +62,7 @@ class Rows:
         return [self._float(row, role, value) for row, value in enumerate(self.columns[role])]
 
     def _text(self, row: int, role: str, value: object) -> str | None:
-        if value is None or (isinstance(value, str) and not value.strip()):
+        if _is_blank(value):
             return None
         if isinstance(value, int) and not isinstance(value, bool):
             return str(value)
@@ -73,7 +73,7 @@ class Rows:
         return value
 
     def _float(self, row: int, role: str, value: object) -> float | None:
-        if value is None or value == "":
+        if _is_blank(value):
             return None
         try:
             number = math.nan if isinstance(value, bool) else float(value)  # type: ignore[arg-type]
@@ -107,6 +107,10 @@ def read_rows(file: Path, names: Section, required: Collection[str]) -> Rows:
             _check_absence(file, role, name, [column for column in header if column not in wanted.values()], must)
     nothing: list[object] = [None] * len(numbers)
     return Rows(file, numbers, {role: cells.get(name or "", nothing) for role, name in wanted.items()})
+
+
+def _is_blank(value: object) -> bool:
+    return value is None or (isinstance(value, str) and not value.strip())
 
 
 def _check_absence(file: Path, role: str, name: str, others: Sequence[str], must: bool) -> None:

@@ -1,4 +1,4 @@
-"""The EERCF model: videos and texts to features of three granularities (METHOD section 1)."""
+"""The EERCF model: videos and texts to features of three granularities (docs/method.md, section 1)."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ class EERCF(nn.Module):
         return _scatter(frames, mask, V, F), None if tokens is None else _scatter(tokens, mask, V, F)
 
     def video_features(self, frames: Tensor, patches: Tensor | None, mask: Tensor) -> VideoFeatures:
-        """Unnormalised frames (V, F, D) and patches (V, F, P, D) -> the features of METHOD section 1.
+        """Unnormalised frames (V, F, D) and patches (V, F, P, D) -> the features of docs/method.md, section 1.
 
         What belongs to a padded frame must be zero, as `encode_frames` leaves it.
         """

@@ -1,4 +1,4 @@
-"""The training loss of METHOD section 3, made of the scores.
+"""The training loss of docs/method.md, section 3, made of the scores.
 
 weak   = 0.5 video + 0.5 frame_weak + 0.05 patch_weak
 strong = 1.0 tib_frame + 0.0 tib_patch

@@ -15,7 +15,7 @@ HEAD_WIDTH = 64
 
 
 class TemporalEncoder(nn.Module):
-    """Pre-norm residual attention over the frames of a video, added to the frames (METHOD section 1).
+    """Pre-norm residual attention over the frames of a video, added to the frames (docs/method.md, section 1).
 
     normalise(blocks(f + pos)_j + f_j) are the temporal frames; the normalisation is the caller's. LayerNorm's epsilon
     is 1e-12 as in the released model, where CLIP's own is 1e-5; the activation is QuickGELU whatever the towers use.
@@ -48,7 +48,7 @@ class TemporalEncoder(nn.Module):
         return (x + frames) * mask.unsqueeze(-1)
 
     def start_from_text(self, blocks: nn.ModuleList, positions: Tensor) -> None:
-        """Copy the first blocks and the positional embedding of CLIP's text transformer (METHOD section 1).
+        """Copy the first blocks and the positional embedding of CLIP's text transformer (docs/method.md, section 1).
 
         Raises ValueError where their widths differ from this encoder's, or where the text tower has fewer blocks.
         """

@@ -40,7 +40,7 @@ def has_patches(clip: Clip) -> bool:
 def encode_images(clip: Clip, images: Tensor, patches: bool) -> tuple[Tensor, Tensor | None]:
     """images (N, 3, H, W) normalised -> frame vectors (N, D) and, if asked for, patch vectors (N, P, D); unnormalised.
 
-    METHOD section 1: the frame is the class token after ln_post @ proj, the patches the other tokens through the same.
+    docs/method.md, section 1: the frame is the class token after ln_post @ proj, the patches the other tokens through the same.
     """
     visual = clip.visual
     if not patches:

@@ -1,4 +1,4 @@
-"""Stage 1: the k best items of every query by the coarse score (METHOD section 4)."""
+"""Stage 1: the k best items of every query by the coarse score (docs/method.md, section 4)."""
 
 from __future__ import annotations
 
@@ -30,9 +30,17 @@ def search(queries: NDArray[np.float32], items: NDArray[np.float32], k: int) -> 
     """
     index = faiss.IndexFlatIP(items.shape[1])
     index.add(np.ascontiguousarray(items))
-    score, found = index.search(np.ascontiguousarray(queries), min(k, len(items)))
+    k = min(k, len(items))
+    # One more than wanted tells whether the last place is contested.
+    score, found = index.search(np.ascontiguousarray(queries), min(k + 1, len(items)))
     order = np.lexsort((found, -score))  # by score, best first, then by index
-    return Candidates(np.take_along_axis(found, order, axis=1), np.take_along_axis(score, order, axis=1))
+    found, score = np.take_along_axis(found, order, axis=1), np.take_along_axis(score, order, axis=1)
+    for row in np.flatnonzero(score[:, k - 1] == score[:, k]) if k < len(items) else ():
+        # faiss keeps whichever it likes of those that tie for the last place; the lowest indices are wanted.
+        exact = items @ queries[row]  # (N,)
+        found[row, :k] = np.argsort(-exact, kind="stable")[:k]
+        score[row, :k] = exact[found[row, :k]]
+    return Candidates(found[:, :k], score[:, :k])
 
 
 def positions_behind(
@@ -53,7 +61,7 @@ def positions_behind(
     for begin in range(0, len(wanted), _BLOCK):
         block = wanted[begin : begin + _BLOCK]
         scores = queries[block] @ items.T  # (B, N)
-        # Candidates stand before by the rule of METHOD section 4, whatever rounding says of their scores here.
+        # Candidates stand before by the rule of docs/method.md, section 4, whatever rounding says of their scores here.
         np.put_along_axis(scores, candidates.index[block], -np.inf, axis=1)
         mine = np.flatnonzero(np.isin(query, block))
         rows = scores[np.searchsorted(block, query[mine])]  # (m, N)

@@ -32,19 +32,19 @@ class Reranker:
         return [*fine, "patches"] if self.weights.needs_patches else fine
 
 
-def features_from_table(table: pa.Table, rows: slice = slice(None)) -> VideoFeatures:
+def features_from_table(table: pa.Table) -> VideoFeatures:
     """Rows of a shard as fp32 tensors; without patches where the table has no such column."""
 
     def tensor(name: str) -> Tensor:
         # (n, …) stored as fp16, computed in fp32
-        return torch.from_numpy(tensor_column(table, name)[rows].astype(np.float32))
+        return torch.from_numpy(tensor_column(table, name).astype(np.float32))
 
     return VideoFeatures(
         video=tensor("video"),
         frames=tensor("frames"),
         temporal=tensor("temporal"),
         patches=tensor("patches") if "patches" in table.column_names else None,
-        mask=torch.from_numpy(tensor_column(table, "mask")[rows].astype(bool)),
+        mask=torch.from_numpy(tensor_column(table, "mask").astype(bool)),
     )
 
 
@@ -61,10 +61,9 @@ def score_pairs(
     order = np.argsort(video, kind="stable")
     starts = np.flatnonzero(np.diff(video[order], prepend=-1))
     for pairs in np.split(order, starts[1:]) if len(order) else []:
-        row = int(video[pairs[0]])
         scores = score_each(
             text[torch.from_numpy(query[pairs])],
-            features_from_table(table, slice(row, row + 1)),
+            features_from_table(table.slice(int(video[pairs[0]]), 1)),
             reranker.projection,
             reranker.mixing,
             reranker.weights,

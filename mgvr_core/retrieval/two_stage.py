@@ -14,7 +14,7 @@ from mgvr_core.retrieval.coarse import Candidates, positions_behind
 class Ranking:
     """Every query's candidates in their final order, (Q, k) each, best first.
 
-    Items that stage 1 did not recall follow below in the order of their coarse scores (METHOD section 4).
+    Items that stage 1 did not recall follow below in the order of their coarse scores (docs/method.md, section 4).
     """
 
     index: NDArray[np.int64]

@@ -8,7 +8,7 @@ from mgvr_core.scoring.weights import WEAK_TEMPERATURE, frame_similarity, masked
 
 
 def frame_weak(text: Tensor, frames: Tensor, mask: Tensor, mixing: Tensor | None) -> Tensor:
-    """sum_j a_j <t^, f^_j> with a = softmax_j(<t^, f^_j> / 0.01) U (METHOD section 2).
+    """sum_j a_j <t^, f^_j> with a = softmax_j(<t^, f^_j> / 0.01) U (docs/method.md, section 2).
 
     text (T, D), frames (V, F, D), mask (V, F) bool, mixing U (F, F) or None for the identity -> (T, V).
     U is applied from the right, to the row of weights, and may hand weight to padded frames: that weight is dropped,

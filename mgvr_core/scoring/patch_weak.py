@@ -8,7 +8,7 @@ from mgvr_core.scoring.weights import WEAK_TEMPERATURE, masked_softmax, patch_ma
 
 
 def patch_weak(text: Tensor, patches: Tensor, mask: Tensor) -> Tensor:
-    """sum_jk b_jk <t^, p^_jk>, b = softmax over all F*P patches jointly of <t^, p^> / 0.01 (METHOD section 2).
+    """sum_jk b_jk <t^, p^_jk>, b = softmax over all F*P patches jointly of <t^, p^> / 0.01 (docs/method.md, section 2).
 
     text (T, D), patches (V, F, P, D), mask (V, F) bool -> (T, V).
     """

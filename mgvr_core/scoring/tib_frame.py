@@ -10,7 +10,7 @@ from mgvr_core.scoring.weights import TIB_FRAME_TEMPERATURE, frame_similarity, m
 
 
 def tib_frame(text: Tensor, frames: Tensor, temporal: Tensor, mask: Tensor) -> Tensor:
-    """<t^, normalise(sum_j c_j g^_j)>, c = softmax_j(<t^, f^_j> / 0.1), for every pair (METHOD section 2, evaluation).
+    """<t^, normalise(sum_j c_j g^_j)>, c = softmax_j(<t^, f^_j> / 0.1), for every pair (docs/method.md, section 2, evaluation).
 
     text (T, D), frames f^ and temporal g^ (V, F, D), mask (V, F) bool -> (T, V).
     """
@@ -19,7 +19,7 @@ def tib_frame(text: Tensor, frames: Tensor, temporal: Tensor, mask: Tensor) -> T
 
 
 def tib_frame_vector(own_text: Tensor, frames: Tensor, temporal: Tensor, mask: Tensor) -> Tensor:
-    """The gated vector of every video from its own caption (METHOD section 2, training).
+    """The gated vector of every video from its own caption (docs/method.md, section 2, training).
 
     own_text (V, D), frames and temporal (V, F, D), mask (V, F) -> (V, D). The gate carries no gradient.
     """
@@ -32,6 +32,6 @@ def tib_frame_vector(own_text: Tensor, frames: Tensor, temporal: Tensor, mask: T
 def multiply_adds(frames: int, dim: int) -> int:
     """Multiply-adds a pair beyond the plain frames' similarities, which `frame_weak` has computed already.
 
-    Weighted sum of the temporal frames and one dot product, as METHOD section 6 counts it (F = 12, D = 512).
+    Weighted sum of the temporal frames and one dot product, as docs/method.md, section 6 counts it (F = 12, D = 512).
     """
     return frames * dim + dim

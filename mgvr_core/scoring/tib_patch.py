@@ -10,7 +10,7 @@ from mgvr_core.scoring.weights import WEAK_TEMPERATURE, masked_softmax, patch_ma
 
 
 def tib_patch(text: Tensor, patches: Tensor, mask: Tensor) -> Tensor:
-    """<t^, normalise(sum_jk b_jk p^_jk)> with patch_weak's b, for every pair (METHOD section 2, evaluation).
+    """<t^, normalise(sum_jk b_jk p^_jk)> with patch_weak's b, for every pair (docs/method.md, section 2, evaluation).
 
     text (T, D), patches (V, F, P, D), mask (V, F) bool -> (T, V).
     """
@@ -22,7 +22,7 @@ def tib_patch(text: Tensor, patches: Tensor, mask: Tensor) -> Tensor:
 
 
 def tib_patch_vector(own_text: Tensor, patches: Tensor, mask: Tensor) -> Tensor:
-    """The gated vector of every video from its own caption (METHOD section 2, training).
+    """The gated vector of every video from its own caption (docs/method.md, section 2, training).
 
     own_text (V, D), patches (V, F, P, D), mask (V, F) -> (V, D). The gate carries no gradient.
     """

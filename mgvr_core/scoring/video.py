@@ -15,7 +15,7 @@ def project_text(text: Tensor, projection: Tensor) -> Tensor:
 
 
 def video_score(text: Tensor, video: Tensor, projection: Tensor) -> Tensor:
-    """t^ W v^ (METHOD section 2): text (T, D), video (V, D), projection W (D, D) -> (T, V)."""
+    """t^ W v^ (docs/method.md, section 2): text (T, D), video (V, D), projection W (D, D) -> (T, V)."""
     return project_text(text, projection) @ video.T
 
 

@@ -1,9 +1,9 @@
 """The one interface to video decoders: a request goes in, a clip or a named fault comes out.
 
 The contract that every decoder keeps: times count from the first frame that the file presents; the frame of an
-instant t is the last one whose presentation time, to the microsecond, is <= t. So the same instants give the same
-frames, whatever decodes the file and however it moves about in it. A decoder that can't promise that for a file
-refuses the file (`unsupported`).
+instant t is the last one whose presentation time, to the microsecond, is <= t; a frame that a damaged file brings late,
+after one of a later time, is passed over. So the same instants give the same frames, whatever decodes the file and
+however it moves about in it. A decoder that can't promise that for a file refuses the file (`unsupported`).
 """
 
 from __future__ import annotations

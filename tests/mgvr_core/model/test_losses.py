@@ -72,7 +72,7 @@ def plain_gates(text: Tensor, videos: VideoFeatures) -> Gates:
 
 
 def plain_loss(text: Tensor, videos: VideoFeatures, model: EERCF, gates: Gates, config: LossConfig) -> Tensor:
-    """METHOD section 3 written out, pair by pair; the gates of the strong scores are given, as constants."""
+    """docs/method.md, section 3 written out, pair by pair; the gates of the strong scores are given, as constants."""
     s = model.clip.logit_scale.exp()
     frame_vectors, patch_vectors = [], []
     weak = text.new_zeros(B, B)
@@ -104,10 +104,9 @@ def plain_ce(logits: Tensor) -> Tensor:
 
 def plain_pearson(a: Tensor, b: Tensor) -> Tensor:
     """The correlation of every channel, short by the factor (B - 1) / B that the released model has."""
-    short = (len(a) - 1) / len(a)
-    return 0.14 * sum(
-        (short * torch.corrcoef(torch.stack([x, y]))[0, 1] - 1) ** 2 for x, y in zip(a.T, b.T, strict=True)
-    )
+    channels = a.shape[1]
+    correlations = torch.corrcoef(torch.cat([a.T, b.T]))[:channels, channels:].diagonal()
+    return 0.14 * ((len(a) - 1) / len(a) * correlations - 1).square().sum()
 
 
 @each_term

@@ -34,7 +34,7 @@ def unit(x: Tensor) -> Tensor:
 
 
 def plain_temporal(weights: dict[str, Tensor], frames: Tensor) -> Tensor:
-    """METHOD section 1 written out: pre-norm attention blocks over f + pos, added to f. frames (F, D) -> (F, D)."""
+    """docs/method.md, section 1: pre-norm attention blocks over f + pos, added to f. frames (F, D) -> (F, D)."""
 
     def layer_norm(x: Tensor, name: str) -> Tensor:
         centred = x - x.mean(dim=-1, keepdim=True)
@@ -60,7 +60,7 @@ def plain_temporal(weights: dict[str, Tensor], frames: Tensor) -> Tensor:
 def plain_scores(
     weights: dict[str, Tensor], architecture: dict[str, object], ids: Tensor, pixels: Tensor
 ) -> dict[str, Tensor]:
-    """The five scores of METHOD section 2, pair by pair, on open_clip's own towers."""
+    """The five scores of docs/method.md, section 2, pair by pair, on open_clip's own towers."""
     clip = CLIP(**architecture).eval()
     clip.load_state_dict({name[5:]: tensor for name, tensor in weights.items() if name.startswith("clip.")})
     W = weights.get("global_mat_weight", torch.eye(64))

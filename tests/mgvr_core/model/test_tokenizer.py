@@ -5,7 +5,7 @@ from __future__ import annotations
 import open_clip
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mgvr_core.errors import MgvrError
@@ -70,6 +70,7 @@ def test_words_of_a_closed_vocabulary() -> None:
     assert tokens.truncated.tolist() == [False, True, True]
 
 
+@settings(deadline=None)
 @given(
     texts=st.lists(st.lists(st.sampled_from([*VOCABULARY, "blue", "naïve"]), max_size=12).map(" ".join), max_size=4),
     words=st.integers(3, 10),

@@ -17,10 +17,7 @@ from mgvr_core.video.decoders import DecodeError, Request, decode
 from mgvr_core.video.sampling import SamplingConfig, instants
 
 SIZE = 224
-SAMPLINGS = {
-    "fps": SamplingConfig(),
-    "uniform": SamplingConfig(strategy="uniform"),
-}
+SAMPLINGS = (SamplingConfig(), SamplingConfig(strategy="uniform"))
 
 
 class Shown(NamedTuple):
@@ -48,12 +45,14 @@ def every_frame(container: av.container.InputContainer, stream: av.VideoStream) 
             yield from packet.decode()
 
 
-def read_from_the_start(path: Path, wanted: np.ndarray, size: int) -> tuple[list[Shown], float]:
+def read_from_the_start(path: Path, wanted: np.ndarray, size: int) -> tuple[dict[float, Shown], float]:
     """What is on at each wanted second, and when the last frame begins."""
     latest: dict[float, tuple[float, av.VideoFrame]] = {}
     origin = None
+    newest = -1.0
     with av.open(str(path), metadata_errors="ignore") as container:
         stream = container.streams.best("video")
+        stream.thread_count = 1  # damage is patched differently by several threads
         for number, frame in enumerate(every_frame(container, stream)):
             if container.format.name == "avi":
                 # Its frames have no times: each is on for one step of the file's rate.
@@ -63,33 +62,34 @@ def read_from_the_start(path: Path, wanted: np.ndarray, size: int) -> tuple[list
             else:
                 origin = frame.pts if origin is None else origin
                 time = float((frame.pts - origin) * stream.time_base)
+            if time <= newest:
+                continue  # late: only damaged files bring such frames
+            newest = time
             for instant in wanted:
                 if time <= instant + 1e-6:
                     latest[instant] = time, frame
-    return [Shown(latest[i][0], square(latest[i][1], size)) for i in wanted], time
+    return {instant: Shown(time, square(frame, size)) for instant, (time, frame) in latest.items()}, newest
 
 
-def agree(path: Path, sampling: SamplingConfig) -> None:
-    clip = decode("pyav", Request(str(path), sampling, SIZE))
-    shown, last = read_from_the_start(path, instants(clip.duration, sampling), SIZE)
-    assert clip.frames.dtype == np.uint8
-    assert clip.frames.shape == (len(shown), SIZE, SIZE, 3)
-    np.testing.assert_allclose(clip.timestamps, [each.time for each in shown], atol=1e-9)
-    for ours, theirs in zip(clip.frames, shown, strict=True):
-        np.testing.assert_array_equal(ours, theirs.square)
-    assert last < clip.duration < last + 1.0
+def agree(path: Path, *samplings: SamplingConfig) -> None:
+    clips = [decode("pyav", Request(str(path), sampling, SIZE)) for sampling in samplings]
+    wanted = [instants(clip.duration, sampling) for clip, sampling in zip(clips, samplings, strict=True)]
+    shown, last = read_from_the_start(path, np.unique(np.concatenate(wanted)), SIZE)
+    for clip, seconds in zip(clips, wanted, strict=True):
+        assert clip.frames.dtype == np.uint8
+        assert clip.frames.shape == (len(seconds), SIZE, SIZE, 3)
+        assert last < clip.duration < last + 1.0
+        np.testing.assert_allclose(clip.timestamps, [shown[second].time for second in seconds], atol=1e-9)
+        for ours, second in zip(clip.frames, seconds, strict=True):
+            np.testing.assert_array_equal(ours, shown[second].square)
 
 
-@pytest.mark.parametrize("sampling", SAMPLINGS.values(), ids=SAMPLINGS)
-def test_default_decoder_agrees_with_reading_from_the_start(good_clip: Path, sampling: SamplingConfig) -> None:
-    agree(good_clip, sampling)
+def test_default_decoder_agrees_with_reading_from_the_start(good_clip: Path) -> None:
+    agree(good_clip, *SAMPLINGS)
 
 
-@pytest.mark.parametrize("sampling", SAMPLINGS.values(), ids=SAMPLINGS)
-def test_default_decoder_agrees_with_reading_from_the_start_on_films_made_here(
-    films, film_name: str, sampling: SamplingConfig
-) -> None:
-    agree(films[film_name].path, sampling)
+def test_default_decoder_agrees_with_reading_from_the_start_on_films_made_here(films, film_name: str) -> None:
+    agree(films[film_name].path, *SAMPLINGS)
 
 
 @pytest.mark.parametrize(
@@ -128,8 +128,8 @@ def test_a_part_may_reach_beyond_the_end_but_not_begin_there(films) -> None:
     assert caught.value.kind == "no_frames"
 
 
-@pytest.mark.parametrize("place", [0.1, 0.3, 0.5, 0.7, 0.9])
-@pytest.mark.parametrize("name", ["bframes.mp4", "open_gop_hevc.mp4", "bframes.mkv", "vp9.webm"])
+@pytest.mark.parametrize("place", [0.1, 0.2, 0.3, 0.4, 0.5])  # before the index that ends an mp4
+@pytest.mark.parametrize("name", ["bframes.mp4", "open_gop.mp4", "bframes.mkv", "vp9.webm", "h264.ts"])
 def test_a_damaged_file_gives_what_reading_it_in_order_gives(films, tmp_path: Path, name: str, place: float) -> None:
     data = bytearray(films[name].path.read_bytes())
     start = round(place * len(data))

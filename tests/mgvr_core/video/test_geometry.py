@@ -2,8 +2,8 @@ from __future__ import annotations
 
 from hypothesis import given
 from hypothesis import strategies as st
-from torchvision.transforms import functional
 from PIL import Image
+from torchvision.transforms import functional
 
 from mgvr_core.video.geometry import fit
 

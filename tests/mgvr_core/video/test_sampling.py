@@ -26,7 +26,7 @@ def test_instants_lie_in_the_video_in_ascending_order_and_within_the_budget(
     assert seconds.dtype == np.float64
     assert 1 <= len(seconds) <= config.frames
     assert np.all(np.diff(seconds) > 0)
-    assert 0 <= seconds[0]
+    assert seconds[0] >= 0
     assert seconds[-1] < duration
 
 

@@ -1,0 +1,198 @@
+"""A poisoned file costs itself alone: whatever it does to its process, it gets a name and the next file decodes."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mgvr_core.errors import MgvrError
+from mgvr_core.video import child
+from mgvr_core.video.decoders import FAULTS, DecodeError, Request, decode, decoder_version
+from mgvr_core.video.sampling import SamplingConfig
+from mgvr_core.video.sandbox import Limits, Sandbox
+
+NAUGHTY = (sys.executable, str(Path(__file__).with_name("naughty_child.py")))
+linux_only = pytest.mark.skipif(sys.platform != "linux", reason="the kernel's parent-death signal is Linux's")
+
+
+def ask(name: str) -> Request:
+    return Request(f"/somewhere/{name}", SamplingConfig(), 2)
+
+
+@pytest.fixture
+def naughty() -> Iterator[Sandbox]:
+    with Sandbox("pyav", Limits(timeout_s=1.0, memory_mb=768), NAUGHTY) as sandbox:
+        yield sandbox
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "words"),
+    [
+        ("hang", "timeout", "not decoded within 1 s"),
+        ("segfault", "crash", "SIGSEGV"),
+        ("leave", "crash", "exit status 3"),
+        ("babble", "crash", "process died"),
+        ("eat", "memory", "more memory than the limit"),
+        ("raise", "decoder_error", "ArithmeticError: a bug in the decoder"),
+    ],
+)
+def test_every_kind_of_poison_gets_its_name_and_the_next_file_decodes(
+    naughty: Sandbox, name: str, kind: str, words: str
+) -> None:
+    naughty.decode(ask("good"))
+    with pytest.raises(DecodeError, match=f"/somewhere/{name}: .*{words}") as caught:
+        naughty.decode(ask(name))
+    assert caught.value.kind == kind
+    assert naughty.decode(ask("good")).frames.shape == (1, 2, 2, 3)
+
+
+def test_a_crash_report_carries_the_end_of_what_the_decoder_wrote(naughty: Sandbox) -> None:
+    with pytest.raises(DecodeError, match="(?s)last words: .*misbehave"):
+        naughty.decode(ask("segfault"))
+
+
+def test_a_decoder_that_writes_without_end_is_not_blocked(naughty: Sandbox) -> None:
+    assert naughty.decode(ask("shout")).duration == 1.0
+
+
+def test_one_child_serves_file_after_file(naughty: Sandbox) -> None:
+    assert len({naughty.decode(ask("good")).frames[0, 0, 0, 0] for _ in range(5)}) == 1
+
+
+def test_the_child_outlives_the_thread_that_first_needed_it(naughty: Sandbox) -> None:
+    first: list[np.ndarray] = []
+    thread = threading.Thread(target=lambda: first.append(naughty.decode(ask("good")).frames))
+    thread.start()
+    thread.join()
+    time.sleep(0.05)  # time for a death signal to arrive, if one was sent
+    np.testing.assert_array_equal(naughty.decode(ask("good")).frames, first[0])
+
+
+def test_a_child_that_dies_between_two_files_is_neither_ones_fault(naughty: Sandbox) -> None:
+    naughty.decode(ask("good"))
+    naughty._child.process.kill()
+    naughty._child.process.wait()
+    assert naughty.decode(ask("good")).duration == 1.0
+
+
+PARENT = """
+import sys
+from mgvr_core.video.decoders import Request
+from mgvr_core.video.sampling import SamplingConfig
+from mgvr_core.video.sandbox import Sandbox
+sandbox = Sandbox("pyav", command=(sys.executable, sys.argv[1]))
+sandbox.version()
+print(sandbox._child.process.pid, flush=True)
+sandbox.decode(Request("hang", SamplingConfig(), 2))
+"""
+
+
+@linux_only
+def test_no_child_outlives_a_killed_parent_even_in_the_middle_of_native_code() -> None:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    command = [sys.executable, "-c", PARENT, NAUGHTY[1]]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment) as parent:
+        pid = int(parent.stdout.readline())
+        os.kill(pid, 0)  # it lives
+        parent.send_signal(signal.SIGKILL)
+    deadline = time.monotonic() + 20
+    while gone_or_zombie(pid) is False and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert gone_or_zombie(pid)
+
+
+def gone_or_zombie(pid: int) -> bool:
+    """Whether a process has ended; in a container without an init nobody collects an orphan that has."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
+    except FileNotFoundError:
+        return True
+
+
+def test_closing_ends_the_child(naughty: Sandbox) -> None:
+    naughty.decode(ask("good"))
+    process = naughty._child.process
+    naughty.close()
+    assert process.returncode is not None
+
+
+def test_the_clip_is_the_one_that_decoding_here_gives(films) -> None:
+    request = Request(str(films["bframes.mp4"].path), SamplingConfig(), 224, start=1.0, end=5.0)
+    with Sandbox() as sandbox:
+        there, here = sandbox.decode(request), decode("pyav", request)
+        assert sandbox.version() == decoder_version("pyav")
+    np.testing.assert_array_equal(there.frames, here.frames)
+    np.testing.assert_array_equal(there.timestamps, here.timestamps)
+    assert (there.duration, there.fps, there.width, there.height) == (here.duration, here.fps, here.width, here.height)
+    assert there.frames.flags.writeable
+
+
+def test_a_file_may_bear_any_name(films, tmp_path: Path) -> None:
+    data = films["bframes.mp4"].path.read_bytes()
+    with Sandbox() as sandbox:
+        for name in (b"-dash.mp4", b"concat:a|b?c=%20&d'e.mp4", "fil\u017e\u00e9.mp4".encode(), b"not\xff\xfetext.mp4"):
+            path = os.fsdecode(os.path.join(os.fsencode(tmp_path), name))
+            Path(path).write_bytes(data)
+            assert len(sandbox.decode(Request(path, SamplingConfig(), 32)).frames) == 8
+
+
+def test_what_is_no_video_file_is_refused_without_opening_it(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.mp4")
+    (tmp_path / "folder.mp4").mkdir()
+    (tmp_path / "empty.mp4").touch()
+    (tmp_path / "page.mp4").write_text("<!DOCTYPE html><html><body>404 Not Found</body></html>")
+    kinds = {}
+    with Sandbox("pyav", Limits(timeout_s=20)) as sandbox:
+        for path in [*tmp_path.iterdir(), Path("/dev/zero"), tmp_path / "absent.mp4"]:
+            with pytest.raises(DecodeError, match=path.name) as caught:
+                sandbox.decode(Request(str(path), SamplingConfig(), 32))
+            kinds[path.name] = caught.value.kind
+    assert kinds.pop("absent.mp4") == "missing"
+    assert set(kinds.values()) == {"not_a_video"}
+    assert len(kinds) == 5
+
+
+def test_frames_above_the_limit_are_refused(films) -> None:
+    request = Request(str(films["bframes.mp4"].path), SamplingConfig(), 32)
+    with Sandbox("pyav", Limits(max_pixels=64 * 64)) as sandbox:
+        sandbox.decode(request)
+    with (
+        Sandbox("pyav", Limits(max_pixels=64 * 64 - 1)) as sandbox,
+        pytest.raises(DecodeError, match="64x64") as caught,
+    ):
+        sandbox.decode(request)
+    assert caught.value.kind == "too_large"
+
+
+def test_a_child_that_can_not_start_is_no_files_fault(films) -> None:
+    request = Request(str(films["bframes.mp4"].path), SamplingConfig(), 32)
+    with Sandbox("no such decoder") as sandbox, pytest.raises(MgvrError, match="no video decoder is called"):
+        sandbox.decode(request)
+    broken = (sys.executable, "-c", "raise SystemExit('not today')")
+    with Sandbox("pyav", command=broken) as sandbox, pytest.raises(MgvrError, match="does not start .*not today") as no:
+        sandbox.decode(request)
+    assert not isinstance(no.value, DecodeError)
+
+
+def test_the_child_imports_neither_torch_nor_ray() -> None:
+    code = f"import {child.__name__}, {decode.__module__}, mgvr_core.video.pyav, sys; print(sorted(sys.modules))"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    assert "'av'" in loaded.stdout
+    assert not {"'torch'", "'ray'", "'pyarrow'"} & set(loaded.stdout.strip("[]\n").split(", "))
+
+
+def test_an_error_crosses_process_borders_with_its_kind() -> None:
+    error = pickle.loads(pickle.dumps(DecodeError("timeout", "a.mp4: too slow")))  # noqa: S301 - Ray does it
+    assert (error.kind, str(error)) == ("timeout", "a.mp4: too slow")
+    assert error.kind in FAULTS

@@ -1,0 +1,180 @@
+"""A job's command line: file, then options, and a refusal that says what to type instead."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Literal
+
+import pytest
+import yaml
+from pydantic import Field
+
+from mgvr_core.config import Section, keys, section_of
+from mgvr_core.errors import MgvrError
+from pipelines import demo, encode, retrieve, train
+from pipelines.options import help_text, read_options
+
+JOBS = {
+    "encode": (encode, encode.EncodeConfig),
+    "train": (train, train.TrainConfig),
+    "retrieve": (retrieve, retrieve.RetrieveConfig),
+    "demo": (demo, demo.DemoConfig),
+}
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class Inner(Section):
+    rate: float = Field(1.0, description="frames a second")
+    mode: Literal["slow", "fast"] = Field("slow", description="how")
+
+
+class Outer(Section):
+    out: str = Field(description="folder")
+    inner: Inner = Field(Inner(), description="what is not set is as the model has it")
+    names: tuple[str, ...] = Field((), description="some names")
+    depth_limit: int | None = Field(None, description="how deep")
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Callable[[str], str]:
+    def write(text: str) -> str:
+        path = tmp_path / "job.yaml"
+        path.write_text(text)
+        return str(path)
+
+    return write
+
+
+def read(*argv: str) -> Outer:
+    return read_options(Outer, "mgvr test", "A guide.", argv)
+
+
+def test_the_command_line_goes_over_the_file_and_the_file_over_the_defaults(file) -> None:
+    given = read(file("out: a\ninner: {rate: 2}\n"), "--inner.mode", "fast", "--out=b")
+    assert given == Outer(out="b", inner=Inner(rate=2, mode="fast"))
+
+
+@pytest.mark.parametrize("argv", [["--depth_limit", "3"], ["--depth-limit", "3"], ["--depth-limit=3"]])
+def test_an_option_can_be_written_in_every_usual_way(argv: list[str]) -> None:
+    assert read("--out", "a", *argv).depth_limit == 3
+
+
+def test_values_mean_what_they_mean_in_the_file() -> None:
+    assert read("--out", "a=b", "--names", "[x, y]").names == ("x", "y")
+    assert read("--out", "a=b").out == "a=b"
+    assert read("--out=a=b", "--depth_limit", "null").depth_limit is None
+    assert read("--out", "a", "--inner.rate", "5e-1").inner.rate == 0.5
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--oot", "a"], "unknown option --oot; did you mean out?"),
+        (["--out", "a", "--inner.mod", "fast"], "did you mean inner.mode?"),
+        (["--out", "a", "--rate", "2"], "did you mean inner.rate?"),
+        (["--out"], "--out needs a value"),
+        (["a.yaml", "b.yaml"], "takes one configuration file, but got a.yaml and b.yaml"),
+        (["--inner.rate", "2"], "out: required, but not given"),
+        (["--out", "a", "--inner.rate", "many"], "inner.rate: Input should be a valid number"),
+        (["--out", "a", "--inner.mode", "quick"], "'slow' or 'fast'"),
+        (["nowhere.yaml"], "cannot read the configuration file nowhere.yaml"),
+    ],
+)
+def test_what_is_wrong_is_refused_with_what_would_be_right(argv: list[str], message: str) -> None:
+    with pytest.raises(MgvrError, match=re.escape(message)):
+        read(*argv)
+
+
+def test_an_unknown_key_of_the_file_is_refused_with_the_nearest(file) -> None:
+    with pytest.raises(MgvrError, match=r"inner\.modus: unknown key; did you mean inner\.mode\?"):
+        read(file("out: a\ninner: {modus: fast}\n"))
+
+
+def test_all_wrong_values_are_told_at_once(file) -> None:
+    with pytest.raises(MgvrError) as refused:
+        read(file("inner: {rate: many}\n"), "--depth_limit", "x")
+    assert all(key in str(refused.value) for key in ("out:", "inner.rate:", "depth_limit:"))
+
+
+@pytest.mark.parametrize("word", ["-h", "--help"])
+def test_help_is_printed_and_ends_the_program(word: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        read("--out", "a", word)
+    assert ended.value.code == 0
+    assert "A guide." in capsys.readouterr().out
+
+
+def test_help_tells_default_meaning_and_choices_of_every_key() -> None:
+    text = " ".join(help_text(Outer, "mgvr test", "A guide.").split())
+    assert "--out folder [required]" in text
+    assert "--inner.rate frames a second [default 1.0]" in text
+    assert "--inner.mode how [slow | fast; default slow]" in text
+    assert "--depth_limit how deep [default none]" in text
+
+
+def test_help_keeps_what_is_said_of_a_group() -> None:
+    assert "what is not set is as the model has it" in help_text(Outer, "mgvr test", None)
+
+
+@pytest.mark.parametrize("job", JOBS)
+def test_every_key_of_every_job_is_described(job: str) -> None:
+    _, kind = JOBS[job]
+    assert not [name for name, field in keys(kind) if not field.description]
+
+
+@pytest.mark.parametrize("job", JOBS)
+def test_help_of_a_job_lists_every_key_below_its_guide(job: str, capsys: pytest.CaptureFixture[str]) -> None:
+    module, kind = JOBS[job]
+    with pytest.raises(SystemExit):
+        module.run(["--help"])
+    printed = capsys.readouterr().out
+    assert printed.startswith(f"usage: mgvr {job} [CONFIG.yaml]")
+    assert module.__doc__.splitlines()[0] in printed
+    for name, field in keys(kind):
+        assert f"\n  --{name}\n" in printed
+        assert field.description.split()[0] in printed
+
+
+@pytest.mark.parametrize("job", JOBS)
+def test_what_the_guide_of_a_job_shows_is_accepted(job: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every example of a guide, read by the very parser that it is meant for."""
+    module, kind = JOBS[job]
+    monkeypatch.chdir(ROOT)
+    examples = re.findall(rf"^  mgvr {job}(.*)$", module.__doc__, flags=re.MULTILINE)
+    assert examples
+    for example in examples:
+        read_options(kind, f"mgvr {job}", None, example.split())
+
+
+@pytest.mark.parametrize("job", ["encode", "train", "retrieve"])
+def test_the_job_files_are_valid(job: str) -> None:
+    _, kind = JOBS[job]
+    path = ROOT / "jobs" / f"{job}.yaml"
+    read_options(kind, f"mgvr {job}", None, [str(path)])
+    assert all(section_of(kind.model_fields[key].annotation) or value for key, value in yaml.safe_load(path.read_text()).items())
+
+
+def wrong_calls(job: str) -> list[list[str]]:
+    return {
+        "encode": [["--corpus.uri", "nowhere", "--model.name", "ViT-B-32", "--model.weights", "random", "--out", "x"]],
+        "train": [["--corpus.uri", "nowhere", "--model.name", "ViT-B-32", "--model.weights", "random", "--out", "x"]],
+        "retrieve": [["--features", "nowhere", "--queries.uri", "nowhere.csv", "--model.checkpoint", "x", "--out", "x"]],
+        "demo": [["--corpus.train", "0"]],
+    }[job]
+
+
+@pytest.mark.parametrize("job", JOBS)
+def test_a_refused_call_is_one_message_exit_code_2_and_no_ray(
+    job: str, no_ray: None, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module: ModuleType = JOBS[job][0]
+    monkeypatch.chdir(tmp_path)
+    for argv in ([["--nonsense", "1"], ["missing.yaml"], ["--ray.cpus", "none of them"], *wrong_calls(job)]):
+        assert module.run(argv) == 2
+        told = capsys.readouterr()
+        assert told.err.startswith(f"mgvr {job}: ")
+        assert "Traceback" not in told.err
+    assert not list(tmp_path.iterdir())
