@@ -1,0 +1,1 @@
+"""Multi-granularity video retrieval as a plain library: everything but Ray."""

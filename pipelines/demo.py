@@ -96,8 +96,13 @@ def demo(config: DemoConfig) -> Report:
 
 
 def make_corpus(folder: Path, config: ProceduralConfig) -> None:
-    """Write the procedural corpus by Ray tasks; videos that are there already are kept."""
+    """Write the procedural corpus by Ray tasks; videos that are there already, of the same corpus, are kept."""
+    made_with = folder / "config.json"
+    text = config.model_dump_json(indent=1)
+    if folder.exists() and (not made_with.exists() or made_with.read_text(encoding="utf-8") != text):
+        shutil.rmtree(folder)  # videos of other settings would get these settings' captions
     write_manifests(folder, config)
+    made_with.write_text(text, encoding="utf-8")
     chunks: list[tuple[Split, list[int]]] = []
     for split in get_args(Split):
         missing = [

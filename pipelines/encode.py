@@ -112,7 +112,6 @@ def _pipeline(
     """Rows -> decode (CPU processes) -> encode (one model a device) -> shards."""
     decoders = config.decoding.pool()
     size = cached_model(config.model).model.spec.image_size
-    thumbnail = min(config.features.thumbnail, size)
     # Small blocks keep all decoders busy to the end, and what is in flight within memory.
     block = max(1, min(16, -(-len(rows) // (4 * decoders))))
     blocks = [rows.slice(begin, block) for begin in range(0, len(rows), block)]
@@ -121,7 +120,7 @@ def _pipeline(
         ray.data.from_arrow(blocks or [rows])
         .map_batches(
             Decode,
-            fn_constructor_args=(config.decoding, sampling, size, thumbnail, counter),
+            fn_constructor_args=(config.decoding, sampling, size, config.features.thumbnail, counter),
             batch_size=None,
             batch_format="pyarrow",
             compute=ActorPoolStrategy(size=decoders),

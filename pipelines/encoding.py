@@ -116,7 +116,7 @@ class Decode:
         return {**result, "duration": clip.duration, "fps": clip.fps, "thumbnail": self._thumbnail(clip)}
 
     def _thumbnail(self, clip: Clip) -> bytes:
-        return thumbnail(clip.frames[len(clip.frames) // 2], self._thumbnail_side) if self._thumbnail_side else b""
+        return thumbnail(clip.frames, self._thumbnail_side) if self._thumbnail_side else b""
 
 
 class Encode:

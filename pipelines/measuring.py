@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from datetime import UTC, datetime
 from pathlib import PurePath
 from typing import Any
@@ -25,6 +24,7 @@ from mgvr_core.evaluation.report import (
     Report,
     StageTime,
 )
+from mgvr_core.evaluation.thumbnails import data_uri
 from mgvr_core.features.schema import shape_of
 from mgvr_core.features.store import Snapshot
 from mgvr_core.model.checkpoint import Checkpoint
@@ -123,7 +123,8 @@ def _text_to_video(config: ReportConfig, answers: Answers, coarse: Positions, fi
 def _video_to_text(config: ReportConfig, answers: Answers, found: Candidates, final: Ranking) -> Direction:
     """The other direction: videos with known captions ask, and groups of captions with one right answer are ranked.
 
-    docs/method.md, section 8: a group stands where its best caption stands; ranking single captions gives other figures.
+    A group stands where its best caption stands (docs/method.md, section 6): ranking single captions gives other
+    figures.
     """
     groups: dict[frozenset[str], int] = {}
     member: list[tuple[int, int]] = []  # (text row, group)
@@ -137,6 +138,16 @@ def _video_to_text(config: ReportConfig, answers: Answers, found: Candidates, fi
         for name in members:
             right.setdefault(name, []).append(number)
     asked = [row for row, name in enumerate(answers.pool.ids) if name in right]
+    of_text: dict[int, set[int]] = {}
+    for row, number in zip(text.tolist(), group.tolist(), strict=True):
+        of_text.setdefault(row, set()).add(number)
+    recalled = np.array(
+        [
+            any(of_text.get(int(row), set()) & set(right[answers.pool.ids[video]]) for row in found.index[video])
+            for video in asked
+        ],
+        float,
+    )
     block = max(1, _BLOCK_VALUES // len(answers.queries.texts))
     positions: dict[str, list[Positions]] = {"coarse": [], "two_stage": []}
     for begin in range(0, len(asked), block):
@@ -151,6 +162,8 @@ def _video_to_text(config: ReportConfig, answers: Answers, found: Candidates, fi
         concatenate(positions["coarse"]),
         concatenate(positions["two_stage"]),
         found.index.shape[1],
+        recalled=recalled,
+        searched=len(answers.queries.texts),
         samples=config.bootstrap,
         seed=config.seed,
         note="A recall and a rerank of its own. The pool is groups of captions with the same right answers; "
@@ -246,5 +259,5 @@ def _thumbnails(examples: list[Example], answers: Answers, snapshot: Snapshot) -
         pictures = snapshot.read_shard(snapshot.shards[shard], ["thumbnail"])["thumbnail"]
         for row in rows:
             if answers.pool.shard[row] == shard and (picture := pictures[int(answers.pool.row[row])].as_py()):
-                found[answers.pool.ids[row]] = "data:image/jpeg;base64," + base64.b64encode(picture).decode()
+                found[answers.pool.ids[row]] = data_uri(picture)
     return found

@@ -19,6 +19,7 @@ from mgvr_core.model.spec import ModelSpec
 from mgvr_core.video.decoders import decoder_version
 from mgvr_core.video.preprocess import PreprocessConfig
 from mgvr_core.video.sampling import SamplingConfig
+from pipelines.runtime import Device
 
 MODEL_PARTS = ("weights", "activation")
 """The parts of a feature set's fingerprint that a model must share to search it."""
@@ -27,7 +28,7 @@ MODEL_PARTS = ("weights", "activation")
 class ComputeConfig(Section):
     """The device the model runs on."""
 
-    device: str = Field("auto", description="auto (the GPU where there is one), cpu, cuda")
+    device: Device = Field("auto", description="where the model runs; auto: the GPU where there is one")
     threads: int | None = Field(None, gt=0, description="CPU threads of the model; none: all cores of the machine")
     batch_size: int = Field(8, gt=0, description="videos (encode) that go through the model at once")
 

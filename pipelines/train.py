@@ -40,7 +40,7 @@ from pipelines.encoding import DecodingConfig
 from pipelines.identifying import unique_videos
 from pipelines.models import sampling_for
 from pipelines.progress import progress
-from pipelines.runtime import RayConfig, cluster, main, summary, torch_device, versions
+from pipelines.runtime import Device, RayConfig, cluster, main, summary, torch_device, versions
 from pipelines.training import Pairs, TrainingTask, train_worker
 
 
@@ -58,7 +58,7 @@ class TrainConfig(Section):
     batch_size: int = Field(240, gt=1, description="pairs in a batch, over all workers")
     epochs: int = Field(5, gt=0, description="times that every caption is seen")
     workers: int = Field(1, gt=0, description="training workers; on a GPU cluster one a GPU")
-    device: str = Field("auto", description="auto (the GPU where there is one), cpu, cuda")
+    device: Device = Field("auto", description="where the workers run; auto: the GPU where there is one")
     threads: int | None = Field(None, gt=0, description="CPU threads of all workers on a machine; none: its cores")
     seed: int = Field(0, description="seed of the order of the pairs")
     ray: RayConfig = RayConfig()

@@ -28,7 +28,7 @@ from mgvr_core.scoring.fusion import FusionWeights, fuse, score_each
 from mgvr_core.video.preprocess import PreprocessConfig
 from pipelines.clips import Clips
 from pipelines.models import autocast, preprocessing, text_vectors
-from pipelines.runtime import torch_device
+from pipelines.runtime import Device, torch_device
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class TrainingTask:
     batch_size: int
     epochs: int
     seed: int
-    device: str
+    device: Device
     threads: int
     loss: LossConfig
     optimiser: OptimiserConfig

@@ -32,7 +32,9 @@ class ColumnsConfig(Section):
     """The names of a manifest's columns; null leaves one out."""
 
     id: str | None = "id"
+    """The video's own id; the others get theirs as `ids` says."""
     uri: str = "uri"
+    """A path, relative to the manifest or to `root`, or a URL."""
     caption: str | None = "caption"
     """One caption, or a list of them. Rows of the same video are merged, so a row a caption is fine."""
     captions: str | None = "captions"

@@ -25,18 +25,22 @@ def compare(
     samples: int = SAMPLES,
     seed: int = 0,
     note: str = "",
+    recalled: FloatArray | None = None,
+    searched: int | None = None,
 ) -> Direction:
     """Measure two rankings of the same queries over the same pool.
 
     k: candidates that were reranked. scores: positions of the rerank by each single score. groups: (Q,) the video of
     each query where several queries describe one (see `bootstrap`). All intervals come from the same resamples.
+    recalled, searched: where stage 1 searched other items than those ranked (single captions, not groups of them), (Q,)
+    whether it found a right one, and among how many items; by default the k best of the pool.
     """
     coarse_rank, final_rank = ranks(coarse), ranks(two_stage)
     single = {f"score/{name}": positions for name, positions in (scores or {}).items()}
     systems = {"coarse": coarse, "two_stage": two_stage, **single}
     measures = {name: per_query(positions) for name, positions in systems.items()}
     flat = {f"{name}/{key}": measure for name, of in measures.items() for key, measure in of.items()}
-    ceiling = Measure(recall_at(coarse_rank, k))
+    ceiling = Measure(recall_at(coarse_rank, k) if recalled is None else recalled)
     found = intervals({**flat, "ceiling": ceiling}, level=level, samples=samples, seed=seed, groups=groups)
     figures = {name: {key: found[f"{name}/{key}"] for key in of} for name, of in measures.items()}
     gains = paired_gains(
@@ -47,6 +51,7 @@ def compare(
         pool=coarse.pool,
         unanswerable=int((~coarse_rank.answerable).sum()),
         k=k,
+        searched=coarse.pool if searched is None else searched,
         coarse=figures["coarse"],
         two_stage=figures["two_stage"],
         gain=gains,

@@ -89,6 +89,7 @@ class Direction:
     gain: two-stage minus coarse over the same queries, for every metric but MdR (a lower MnR is
     better).
     recall_at_k: share of queries with a right answer among the k candidates of stage 1, the most that R@1 can become.
+    searched: items that stage 1 searched; the pool, or single captions where groups of them are ranked.
     ties: keys "coarse" and "two_stage", only where there are ties. scores: each single score of stage 2, and their
     fusion, as the rerank of the same candidates. level, resamples, interval_unit: of
     the bootstrap; "group" means all queries of a video drawn together. note: the protocol, where one
@@ -99,6 +100,7 @@ class Direction:
     pool: int
     unanswerable: int
     k: int
+    searched: int
     coarse: Mapping[str, Interval]
     two_stage: Mapping[str, Interval]
     gain: Mapping[str, Gain]

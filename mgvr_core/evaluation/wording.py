@@ -118,8 +118,8 @@ def verdict(name: str, direction: Direction) -> str:
 def ceiling(name: str, direction: Direction) -> str:
     """What stage 1 lets through."""
     return (
-        f"Stage 1 hands {count(direction.k)} of {count(direction.pool)} {_SOUGHT[name]}s on, and a right one is among "
-        f"them for {percent(direction.recall_at_k.value)} % of the queries "
+        f"Stage 1 hands {count(direction.k)} of {count(direction.searched)} {_SOUGHT[name]}s on, and a right one is "
+        f"among them for {percent(direction.recall_at_k.value)} % of the queries "
         f"({percent(direction.recall_at_k.low)}–{percent(direction.recall_at_k.high)}). "
         f"No rerank can find the others."
     )

@@ -1,7 +1,7 @@
 """One row a video: the Arrow schema of a feature shard, and rows to and from it.
 
 All tensors are Arrow's own fixed-shape tensors, so that pyarrow gives them with their shape, and DuckDB and pandas as
-fixed-length lists, without Ray or this package. Sizes: F frames, P patches a frame, D dimensions.
+flat lists, without Ray or this package. Sizes: F frames, P patches a frame, D dimensions.
 """
 
 from __future__ import annotations
@@ -60,7 +60,8 @@ def feature_schema(shape: FeatureShape, fingerprint: Fingerprint) -> pa.Schema:
 def build_table(columns: Mapping[str, Any], schema: pa.Schema) -> pa.Table:
     """A shard's table from columns: tensors as arrays (n, …) of any float type, the others as lists.
 
-    Raises ValueError for a column that is missing or of another shape, and for a NaN or infinity in a feature.
+    Raises KeyError for a column that is missing, ValueError for one of another shape or with a NaN or infinity in a
+    feature.
     """
     return pa.table([_to_arrow(columns[field.name], field) for field in schema], schema=schema)
 

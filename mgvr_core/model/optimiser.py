@@ -1,4 +1,4 @@
-"""The optimiser of docs/method.md, section 3: Adam with decoupled weight decay, two learning rates, warm-up and cosine."""
+"""The optimiser of docs/method.md, section 3: AdamW, two learning rates, warm-up and cosine."""
 
 from __future__ import annotations
 

@@ -40,7 +40,8 @@ def has_patches(clip: Clip) -> bool:
 def encode_images(clip: Clip, images: Tensor, patches: bool) -> tuple[Tensor, Tensor | None]:
     """images (N, 3, H, W) normalised -> frame vectors (N, D) and, if asked for, patch vectors (N, P, D); unnormalised.
 
-    docs/method.md, section 1: the frame is the class token after ln_post @ proj, the patches the other tokens through the same.
+    The frame is the class token after ln_post @ proj, the patches the other tokens through the same two layers
+    (docs/method.md, section 1).
     """
     visual = clip.visual
     if not patches:

@@ -11,7 +11,7 @@ from mgvr_core.scoring.features import VideoFeatures
 
 
 class FusionWeights(Section):
-    """Weights of the rerank; the defaults are the released constants (docs/method.md, section 4). 0 leaves a score out."""
+    """Weights of the rerank, by default the released constants (docs/method.md, section 4). 0 leaves a score out."""
 
     video: float = Field(0.5, ge=0, description="weight of the coarse score in the rerank")
     frame_weak: float = Field(0.8, ge=0, description="weight of the weak frame score")
@@ -61,8 +61,8 @@ def fuse(scores: dict[str, Tensor], weights: FusionWeights) -> Tensor:
 def multiply_adds(weights: FusionWeights, frames: int, patches: int, dim: int) -> int:
     """Multiply-adds of the fused score of one pair: F frames, P patches a frame, D dimensions.
 
-    For the released weights at F = 12, P = 49, D = 512, k = 50 of 1,000 videos this gives docs/method.md, section 6's 16.3 K a
-    pair: (50 * fused + 1000 * video) / 1000.
+    For the released weights at F = 12, P = 49, D = 512, k = 50 of 1,000 videos this gives the 16.3 K a pair of
+    docs/method.md, section 4: (50 * fused + 1000 * video) / 1000.
     """
     cost = {
         "video": video.multiply_adds(dim),

@@ -1,7 +1,7 @@
 """What TIB frame and TIB patch share: a video vector gated by a text (text-gated interaction block, no parameters).
 
-The two modes of docs/method.md, section 2. In evaluation every (text, video) pair has its own gated vector, which need never be
-formed: with x_n = <t^, y_n> over the values y and their Gram matrix G,
+The two modes of docs/method.md, section 2. In evaluation every (text, video) pair has its own gated vector, which need
+never be formed: with x_n = <t^, y_n> over the values y and their Gram matrix G,
 
     <t^, normalise(sum_n c_n y_n)> = (sum_n c_n x_n) / sqrt(c' G c).
 

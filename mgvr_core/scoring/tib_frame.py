@@ -10,9 +10,9 @@ from mgvr_core.scoring.weights import TIB_FRAME_TEMPERATURE, frame_similarity, m
 
 
 def tib_frame(text: Tensor, frames: Tensor, temporal: Tensor, mask: Tensor) -> Tensor:
-    """<t^, normalise(sum_j c_j g^_j)>, c = softmax_j(<t^, f^_j> / 0.1), for every pair (docs/method.md, section 2, evaluation).
+    """<t^, normalise(sum_j c_j g^_j)>, c = softmax_j(<t^, f^_j> / 0.1), for every pair.
 
-    text (T, D), frames f^ and temporal g^ (V, F, D), mask (V, F) bool -> (T, V).
+    docs/method.md, section 2, evaluation. text (T, D), frames f^ and temporal g^ (V, F, D), mask (V, F) bool -> (T, V).
     """
     attention = masked_softmax(frame_similarity(text, frames), mask, TIB_FRAME_TEMPERATURE)  # (T, V, F)
     return gated_score(attention, frame_similarity(text, temporal), gram(temporal))

@@ -25,7 +25,6 @@ from mgvr_core.video.sampling import instants
 from mgvr_core.video.seeking import Surprise, frames_at
 from mgvr_core.video.source import Source, open_source
 
-
 # Instants are sums of rounded numbers: a frame that begins within a microsecond of one counts as begun.
 _ROUNDING_S = 1e-6
 
@@ -63,9 +62,9 @@ def wanted_instants(request: Request, duration: float) -> NDArray[np.float64]:
 
 def picks(request: Request, index: PacketIndex, timeline: Timeline) -> list[int]:
     """For every wanted instant the place, in order of presentation, of the frame to show."""
-    origin = timeline.shown[0]
-    starts = [index.seconds(time - origin) for time in timeline.shown]
-    return [bisect_right(starts, instant) - 1 for instant in wanted_instants(request, index.duration(origin))]
+    shown, origin = timeline.shown, timeline.shown[0]
+    wanted = wanted_instants(request, index.duration(origin))
+    return [bisect_right(shown, instant, key=lambda time: index.seconds(time - origin)) - 1 for instant in wanted]
 
 
 def decode_by_entry_points(source: Source, index: PacketIndex, timeline: Timeline, request: Request) -> Clip:

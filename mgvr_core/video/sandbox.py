@@ -1,7 +1,7 @@
 """Decoding in a process that can be killed: a poisoned file costs itself alone.
 
-Ray can't tell a poisoned row from a lost machine, and retries both (docs/decisions). So every actor that decodes keeps
-one child, gives it one file at a time with a deadline, kills it when it overruns, and starts another.
+A cluster's scheduler can't tell a poisoned row from a lost machine, and retries both. So whoever decodes keeps one
+child, gives it one file at a time with a deadline, kills it when it overruns, and starts another.
 """
 
 from __future__ import annotations

@@ -67,9 +67,7 @@ def fresh_model(seed: int = 0, frames: int = FRAMES) -> ModelConfig:
 
 
 @pytest.fixture(scope="session")
-def make_checkpoint(
-    corpus: Corpus, tmp_path_factory: pytest.TempPathFactory
-) -> Callable[..., ModelConfig]:
+def make_checkpoint(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., ModelConfig]:
     """Checkpoints of untrained models whose W and U are not the identity: what ignores them gives other results."""
 
     def make(seed: int = 0, words: int = 24, **about: Any) -> ModelConfig:

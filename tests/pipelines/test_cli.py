@@ -54,5 +54,8 @@ def test_the_process_ends_with_the_code_and_starts_no_ray(tmp_path: Path) -> Non
     call = [sys.executable, "-c", program, "encode", "--corpus.url", "videos", "--out", str(tmp_path / "out")]
     ended = subprocess.run(call, cwd=ROOT, capture_output=True, text=True, check=False)
     assert ended.returncode == 2
-    assert ended.stderr == "mgvr encode: unknown option --corpus.url; did you mean corpus.uri? mgvr encode --help lists them all.\n"
+    assert (
+        ended.stderr
+        == "mgvr encode: unknown option --corpus.url; did you mean corpus.uri? mgvr encode --help lists them all.\n"
+    )
     assert not list(tmp_path.iterdir())

@@ -154,14 +154,19 @@ def test_the_job_files_are_valid(job: str) -> None:
     _, kind = JOBS[job]
     path = ROOT / "jobs" / f"{job}.yaml"
     read_options(kind, f"mgvr {job}", None, [str(path)])
-    assert all(section_of(kind.model_fields[key].annotation) or value for key, value in yaml.safe_load(path.read_text()).items())
+    assert all(
+        section_of(kind.model_fields[key].annotation) or value
+        for key, value in yaml.safe_load(path.read_text()).items()
+    )
 
 
 def wrong_calls(job: str) -> list[list[str]]:
     return {
         "encode": [["--corpus.uri", "nowhere", "--model.name", "ViT-B-32", "--model.weights", "random", "--out", "x"]],
         "train": [["--corpus.uri", "nowhere", "--model.name", "ViT-B-32", "--model.weights", "random", "--out", "x"]],
-        "retrieve": [["--features", "nowhere", "--queries.uri", "nowhere.csv", "--model.checkpoint", "x", "--out", "x"]],
+        "retrieve": [
+            ["--features", "nowhere", "--queries.uri", "nowhere.csv", "--model.checkpoint", "x", "--out", "x"]
+        ],
         "demo": [["--corpus.train", "0"]],
     }[job]
 
@@ -172,7 +177,7 @@ def test_a_refused_call_is_one_message_exit_code_2_and_no_ray(
 ) -> None:
     module: ModuleType = JOBS[job][0]
     monkeypatch.chdir(tmp_path)
-    for argv in ([["--nonsense", "1"], ["missing.yaml"], ["--ray.cpus", "none of them"], *wrong_calls(job)]):
+    for argv in [["--nonsense", "1"], ["missing.yaml"], ["--ray.cpus", "none of them"], *wrong_calls(job)]:
         assert module.run(argv) == 2
         told = capsys.readouterr()
         assert told.err.startswith(f"mgvr {job}: ")

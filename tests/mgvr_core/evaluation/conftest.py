@@ -8,7 +8,7 @@ import pytest
 from mgvr_core.evaluation.comparison import compare
 from mgvr_core.evaluation.metrics import MISSING, positions_from_scores
 from mgvr_core.evaluation.report import Captions, Directions, Example, Hit, Macs, Manifest, Report, StageTime
-from mgvr_core.evaluation.thumbnails import thumbnail
+from mgvr_core.evaluation.thumbnails import data_uri
 
 
 @pytest.fixture(scope="session")
@@ -47,5 +47,5 @@ def report(positions):
         warnings=("3 captions are too long.",),
         files={"run.trec": "the final lists"},
         examples=(Example("win", "q1", "a red circle", hits, 4, 1),),
-        thumbnails={"v1": thumbnail([np.zeros((8, 8, 3), np.uint8)])},
+        thumbnails={"v1": data_uri(b"\xff\xd8\xff\xd9")},
     )

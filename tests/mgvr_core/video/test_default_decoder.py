@@ -128,7 +128,7 @@ def test_a_part_may_reach_beyond_the_end_but_not_begin_there(films) -> None:
     assert caught.value.kind == "no_frames"
 
 
-@pytest.mark.parametrize("place", [0.1, 0.2, 0.3, 0.4, 0.5])  # before the index that ends an mp4
+@pytest.mark.parametrize("place", [0.15, 0.3, 0.5])  # before the index that ends an mp4
 @pytest.mark.parametrize("name", ["bframes.mp4", "open_gop.mp4", "bframes.mkv", "vp9.webm", "h264.ts"])
 def test_a_damaged_file_gives_what_reading_it_in_order_gives(films, tmp_path: Path, name: str, place: float) -> None:
     data = bytearray(films[name].path.read_bytes())

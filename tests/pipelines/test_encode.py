@@ -1,0 +1,287 @@
+"""mgvr encode: every file is answered for, and the set holds what the model says of the frames."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from mgvr_core.config import parse
+from mgvr_core.errors import MgvrError
+from mgvr_core.features.schema import SCHEMA_VERSION, fingerprint_of, tensor_column
+from mgvr_core.features.store import FeatureStore, Snapshot
+from mgvr_core.identity import hash_file
+from mgvr_core.model import checkpoint
+from mgvr_core.model.load import ModelConfig
+from mgvr_core.video import decoders
+from mgvr_core.video.preprocess import PreprocessConfig
+from mgvr_core.video.sampling import SamplingConfig
+from pipelines import encode as job
+from pipelines.encode import EncodeConfig, encode
+
+F, P, D = 4, 4, 64
+SHORT = {"test-00003", "test-00007", "test-00008"}
+
+
+def config(out: Path, model: ModelConfig, **settings: Any) -> EncodeConfig:
+    return parse(EncodeConfig, {"out": str(out), "model": model, **settings}, source="the test")
+
+
+def rows(snapshot: Snapshot) -> list[dict[str, Any]]:
+    """All rows by id; tensors as flat lists."""
+    found = [row for table in snapshot.tables() for row in table.to_pylist()]
+    return sorted(found, key=lambda row: row["id"])
+
+
+def test_the_features_are_what_the_model_says_of_the_frames(features: Snapshot, corpus, model: ModelConfig) -> None:
+    """One video at a time, decoded in this process by the reference of all decoders' tests."""
+    loaded = checkpoint.load(Path(model.checkpoint)).model
+    sampling = SamplingConfig(strategy="fps", fps=2, frames=F)
+    seen = 0
+    for table in features.tables():
+        for row, (name, uri) in enumerate(zip(table["id"].to_pylist(), table["uri"].to_pylist(), strict=True)):
+            clip = decoders.decode("pyav", decoders.Request(uri, sampling, 32))
+            pixels = PreprocessConfig(size=32).normalise(torch.from_numpy(clip.frames.copy()))[None]  # (1, n, 3, H, W)
+            n = len(clip.frames)
+            with torch.inference_mode():
+                alone = loaded.encode_videos(pixels, torch.ones(1, n, dtype=torch.bool), patches=True)
+            assert n == (2 if name in SHORT else F)
+            stored = {key: tensor_column(table, key)[row] for key in ("video", "frames", "temporal", "patches", "mask")}
+            assert stored["mask"].tolist() == [1] * n + [0] * (F - n)
+            for key, shape in (("video", (D,)), ("frames", (F, D)), ("temporal", (F, D)), ("patches", (F, P, D))):
+                assert stored[key].shape == shape
+                assert stored[key].dtype == np.float16
+                made = getattr(alone, key)[0].numpy()
+                valid = stored[key] if key == "video" else stored[key][:n]
+                # Unit vectors in half precision, and sums whose order depends on the batch.
+                np.testing.assert_allclose(valid, made, rtol=0, atol=1e-3)
+                assert key == "video" or not stored[key][n:].any()
+            times = tensor_column(table, "timestamps")[row]
+            np.testing.assert_allclose(times[:n], clip.timestamps, atol=1e-6)
+            assert np.isnan(times[n:]).all()
+            assert table["duration"][row].as_py() == pytest.approx(1.0 if name in SHORT else 2.0)
+            assert table["fps"][row].as_py() == pytest.approx(8)
+            assert table["content_hash"][row].as_py() == hash_file(Path(uri))
+            assert table["thumbnail"][row].as_py().startswith(b"\xff\xd8")  # a JPEG
+            seen += 1
+    assert seen == 12
+
+
+def test_shards_are_small_and_named_by_their_content(features: Snapshot) -> None:
+    assert len(features.shards) >= 3
+    for shard in features.shards:
+        assert shard.rows <= 5
+        assert hash_file(features.root / shard.path) == shard.sha256
+
+
+def test_others_read_the_shards_with_shapes_and_types(features: Snapshot) -> None:
+    """pyarrow, DuckDB and pandas, without Ray and without this package."""
+    files = [str(features.root / shard.path) for shard in features.shards]
+    schema = pq.read_schema(files[0])
+    assert schema.field("patches").type == pa.fixed_shape_tensor(pa.float16(), [F, P, D])
+    assert schema.field("mask").type == pa.fixed_shape_tensor(pa.uint8(), [F])
+    table = pa.concat_tables(pq.read_table(file) for file in files)
+    assert table["frames"].combine_chunks().to_numpy_ndarray().shape == (12, F, D)
+    lengths = duckdb.sql(
+        f"SELECT count(*), count(DISTINCT id), min(len(video)), max(len(frames)), max(len(patches)) FROM read_parquet({files})"
+    ).fetchone()
+    assert lengths == (12, 12, D, F * D, F * P * D)
+    norm = duckdb.sql(f"SELECT list_sum([x * x for x in video::FLOAT[]]) FROM read_parquet({files})").fetchall()
+    assert all(value == pytest.approx(1, abs=5e-3) for (value,) in norm)
+    frame = table.to_pandas()
+    assert frame["id"].is_unique
+    assert np.stack(frame["temporal"].to_list()).reshape(12, F, D).dtype == np.float16
+
+
+def test_the_fingerprint_is_in_every_shard_and_names_what_made_it(features: Snapshot) -> None:
+    for shard in features.shards:
+        found = fingerprint_of(pq.read_schema(features.root / shard.path), shard.path)
+        assert found == features.fingerprint
+    parts = features.fingerprint.parts
+    assert parts["sampling"] == {"strategy": "fps", "fps": 2.0, "frames": F}  # as the checkpoint has it
+    assert str(parts["decoder"]).startswith("pyav ")
+    assert (parts["activation"], parts["dtype"], parts["patches"]) == ("quickgelu", "float16", P)
+    assert parts["schema"] == SCHEMA_VERSION
+
+
+@pytest.fixture(scope="module")
+def messy(corpus, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What people's folders hold."""
+    folder = tmp_path_factory.mktemp("messy")
+    names = ["plain.mp4", "with space.mp4", "žluťoučký 鳥.mp4", "-leading dash.mp4", "ends.in.MP4", "deep/er/video.mp4"]
+    for number, name in enumerate(names):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(corpus.folder / "train" / f"train-{number:05d}.mp4", folder / name)
+    shutil.copy(folder / "plain.mp4", folder / "zz copy.mp4")
+    (folder / "empty.mp4").touch()
+    (folder / "page.mp4").write_text("<!doctype html><title>404</title><p>gone</p>")
+    whole = (corpus.folder / "train" / "train-00006.mp4").read_bytes()
+    (folder / "cut.mp4").write_bytes(whole[: len(whole) // 2])
+    os.mkfifo(folder / "pipe.mp4")
+    (folder / "nowhere.mp4").symlink_to(folder / "gone.mp4")
+    (folder / "notes.txt").write_text("not a video, and not listed as one")
+    return folder
+
+
+def test_every_file_of_a_messy_folder_is_answered_for(
+    ray_cluster: None, messy: Path, model: ModelConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    snapshot = encode(config(out, model, corpus={"uri": str(messy)}))
+    found = {Path(row["uri"]).relative_to(messy).as_posix(): row for row in rows(snapshot)}
+    failed = {Path(row["uri"]).relative_to(messy).as_posix(): row for row in snapshot.failed().to_pylist()}
+    listed = {path.relative_to(messy).as_posix() for path in messy.rglob("*") if path.suffix.lower() == ".mp4"}
+    assert found.keys() | failed.keys() == listed
+    assert not found.keys() & failed.keys()
+    assert {name: row["kind"] for name, row in failed.items()} == {
+        "empty.mp4": "not_a_video",
+        "page.mp4": "not_a_video",
+        "cut.mp4": "not_a_video",
+        "pipe.mp4": "not_a_video",
+        "nowhere.mp4": "missing",
+        "zz copy.mp4": "duplicate",
+    }
+    assert all(row["message"] and row["decoder"] == "pyav" for row in failed.values())
+    assert "plain.mp4" in failed["zz copy.mp4"]["message"]
+    assert {row["stage"] for row in failed.values()} == {"read", "decode"}
+    # A row without an id of the user's has its content's.
+    assert all(row["id"] == hash_file(messy / name)[:32] for name, row in found.items())
+    assert len({row["id"] for row in found.values()}) == len(found) == snapshot.rows == 6
+    printed = capsys.readouterr().out
+    assert "12 listed, 6 encoded, 6 failed" in printed
+    assert "not_a_video 4" in printed
+
+    # The same again: another snapshot of the same rows; the one before stays readable by its number.
+    again = encode(config(out, model, corpus={"uri": str(messy)}))
+    store = FeatureStore(out)
+    assert (snapshot.number, again.number, store.latest()) == (1, 2, 2)
+    assert rows(store.snapshot(1)) == rows(store.snapshot(2)) == rows(again)
+    assert key(store.snapshot(1).failed()) == key(again.failed())
+
+
+def key(failures: pa.Table) -> Counter[str]:
+    return Counter(str(row) for row in failures.to_pylist())
+
+
+def test_a_manifest_brings_ids_and_segments(ray_cluster: None, corpus, model: ModelConfig, tmp_path: Path) -> None:
+    """And without patches the set is the smaller by them."""
+    manifest = tmp_path / "cuts.csv"
+    video = corpus.folder / "train" / "train-00000.mp4"
+    manifest.write_text(
+        "id,uri,start,end\n"
+        f"first half,{video},0,1\n"
+        f"second half,{video},1,\n"
+        f"whole,{video},,\n"
+        f",{video},0.5,1.5\n"
+        f"beyond,{video},7,8\n"
+    )
+    out = tmp_path / "out"
+    settings = {
+        "corpus": {"uri": str(manifest)},
+        "sampling": {"fps": 4},
+        "features": {"patches": False, "thumbnail": 0},
+    }
+    snapshot = encode(config(out, model, **settings))
+    found = {row["id"]: row for row in rows(snapshot)}
+    content = hash_file(video)
+    assert set(found) == {"first half", "second half", "whole", f"{content[:32]}@0.5-1.5"}
+    assert {row["content_hash"] for row in found.values()} == {content}
+    assert [(found[name]["start"], found[name]["end"]) for name in ("first half", "second half", "whole")] == [
+        (0.0, 1.0),
+        (1.0, None),
+        (None, None),
+    ]
+    # Times are those of the file, whichever part of it is looked at.
+    assert found["first half"]["timestamps"] == [0.0, 0.25, 0.5, 0.75]
+    assert found["second half"]["timestamps"] == [1.0, 1.25, 1.5, 1.75]
+    assert found["first half"]["video"] != found["second half"]["video"]
+    (lost,) = snapshot.failed().to_pylist()
+    assert (lost["id"], lost["kind"], lost["start"], lost["end"]) == ("beyond", "no_frames", 7.0, 8.0)
+    assert "patches" not in snapshot.schema().names
+    assert {row["thumbnail"] for row in found.values()} == {None}
+
+
+def test_a_corpus_of_broken_files_is_an_empty_set_and_its_failures(
+    ray_cluster: None, model: ModelConfig, tmp_path: Path
+) -> None:
+    """Unreadable files are refused before the pipeline, unplayable ones within it: the second run meets both."""
+    folder = tmp_path / "videos"
+    folder.mkdir()
+    (folder / "empty.mp4").touch()
+    snapshot = encode(config(tmp_path / "unreadable", model, corpus={"uri": str(folder)}))
+    assert (snapshot.rows, snapshot.shards, snapshot.failed().num_rows) == (0, (), 1)
+    (folder / "page.mp4").write_text("<html>")
+    snapshot = encode(config(tmp_path / "unplayable", model, corpus={"uri": str(folder)}))
+    assert (snapshot.rows, snapshot.shards, snapshot.failed().num_rows) == (0, (), 2)
+
+
+@pytest.mark.parametrize(
+    ("settings", "part"),
+    [
+        ({"sampling": {"fps": 1}}, "sampling"),
+        ({"sampling": {"frames": 3}}, "sampling"),
+        ({"features": {"patches": False}}, "patches"),
+    ],
+)
+def test_features_made_otherwise_are_refused_by_the_name_of_the_part(
+    no_ray: None, features: Snapshot, corpus, model: ModelConfig, settings: dict[str, Any], part: str
+) -> None:
+    before = sorted(features.root.rglob("*"))
+    with pytest.raises(MgvrError, match=rf"\n  {part}: .* against ") as refused:
+        encode(config(features.root, model, corpus=corpus.manifest("test"), **settings))
+    assert "--out" in str(refused.value)
+    assert sorted(features.root.rglob("*")) == before
+
+
+def test_another_model_is_refused_by_its_weights(no_ray: None, features: Snapshot, corpus, make_checkpoint) -> None:
+    with pytest.raises(MgvrError, match=r"\n  weights: ") as refused:
+        encode(config(features.root, make_checkpoint(seed=1), corpus=corpus.manifest("test")))
+    assert "sampling" not in str(refused.value)  # what is the same is not named
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"decoding": {"decoder": "ffmpeg"}}, "no video decoder is called 'ffmpeg'"),
+        ({"corpus": {"uri": "nowhere"}}, "does not exist"),
+        ({"model": {"checkpoint": "nowhere"}}, "nowhere"),
+        ({"compute": {"device": "gpu"}}, "compute.device"),
+    ],
+)
+def test_what_can_be_checked_is_checked_before_ray_starts(
+    no_ray: None, corpus, model: ModelConfig, tmp_path: Path, settings: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(MgvrError, match=message):
+        encode(config(tmp_path / "out", **{"model": model, "corpus": corpus.manifest("test"), **settings}))
+    assert not (tmp_path / "out").exists()
+
+
+def test_who_comes_second_is_told_and_what_the_first_wrote_stays(
+    ray_cluster: None, corpus, model: ModelConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another run commits while this one encodes."""
+    out = tmp_path / "out"
+    store = FeatureStore(out)
+
+    class Meanwhile:
+        def __init__(self, fingerprint: Any) -> None:
+            self._fingerprint = fingerprint
+
+        def iter_rows(self) -> list[dict[str, Any]]:
+            store.commit(0, self._fingerprint, [], [], {"by": "the other"})
+            return []
+
+    monkeypatch.setattr(job, "_pipeline", lambda config, rows, sampling, shape, made, counter: Meanwhile(made))
+    with pytest.raises(MgvrError, match=r"another run has committed 00000001\.json"):
+        encode(config(out, model, corpus=corpus.manifest("test")))
+    assert dataclasses.astuple(store.snapshot())[-1] == {"by": "the other"}
