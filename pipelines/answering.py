@@ -22,7 +22,6 @@ from mgvr_core.model.tokenizer import build_tokenizer, split_words
 from mgvr_core.retrieval.coarse import Candidates
 from mgvr_core.retrieval.rerank import Reranker, score_pairs
 from pipelines.models import ComputeConfig, cached_model, text_vectors
-from pipelines.runtime import torch_device
 
 _TEXT_BLOCK = 256
 """Captions that go through the text tower at once."""
@@ -60,7 +59,7 @@ class EncodeTexts:
     """Rows of (index, text) -> their vectors."""
 
     def __init__(self, model: ModelConfig, compute: ComputeConfig) -> None:
-        self._device = torch_device(compute.device)
+        self._device = compute.torch_device()
         torch.set_num_threads(compute.threads or os.cpu_count() or 1)
         self._model = cached_model(model).model.to(self._device)
         self._tokenizer = build_tokenizer(self._model.spec.tokenizer)
@@ -85,13 +84,12 @@ def encode_texts(texts: Sequence[str], model: ModelConfig, compute: ComputeConfi
         )
         for begin in range(0, len(texts), _TEXT_BLOCK)
     ]
-    gpus = 1 if torch_device(compute.device).type == "cuda" else 0
     encoded = ray.data.from_arrow(blocks).map_batches(
         EncodeTexts,
         fn_constructor_args=(model, compute),
         batch_size=_TEXT_BLOCK,
-        compute=ActorPoolStrategy(size=1),
-        num_gpus=gpus,
+        compute=ActorPoolStrategy(size=compute.workers),
+        num_gpus=compute.gpus,
     )
     batches = []
     for batch in encoded.iter_batches(batch_size=None):

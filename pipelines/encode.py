@@ -41,11 +41,10 @@ from pipelines.models import (
     ComputeConfig,
     cached_model,
     feature_fingerprint,
-    precision_on,
     sampling_for,
 )
 from pipelines.progress import progress
-from pipelines.runtime import RayConfig, cluster, main, summary, torch_device
+from pipelines.runtime import RayConfig, cluster, main, summary
 
 
 class FeaturesConfig(Section):
@@ -75,6 +74,7 @@ def encode(config: EncodeConfig) -> Snapshot:
     """Run the job; raises MgvrError before Ray starts where the configuration, the corpus or the model is wrong."""
     began = time.monotonic()
     videos = list_videos(config.corpus)
+    compute = config.compute.resolved()
     store = FeatureStore(Path(config.out))
     checkpoint = cached_model(config.model)
     model = checkpoint.model
@@ -82,15 +82,15 @@ def encode(config: EncodeConfig) -> Snapshot:
     if config.features.patches and not model.has_patches:
         raise MgvrError(f"{checkpoint.source} has no patch features: set --features.patches false")
     shape = FeatureShape(sampling.frames, model.spec.dim, model.patches_per_frame if config.features.patches else 0)
-    precision = precision_on(torch_device(config.compute.device))
-    fingerprint = feature_fingerprint(model, sampling, config.decoding.decoder, shape, precision)
+    fingerprint = feature_fingerprint(model, sampling, config.decoding.decoder, shape, compute.final_precision())
     store.require_fingerprint(fingerprint)
     parent = store.latest()
     with cluster(config.ray):
         rows, refused = unique_videos(videos)
         with progress("encode", len(rows), "encoded") as counter:
-            pipeline = _pipeline(config, rows, sampling, shape, fingerprint, counter)
-            written = [(row["kind"], ShardInfo(**json.loads(row["info"]))) for row in pipeline.iter_rows()]
+            pipeline = _pipeline(config, compute, rows, sampling, shape, fingerprint, counter)
+            made = pipeline.iter_rows() if len(rows) else ()
+            written = [(row["kind"], ShardInfo(**json.loads(row["info"]))) for row in made]
     shards = sorted((info for kind, info in written if kind == "shard"), key=lambda info: info.path)
     failures = [info for kind, info in written if kind == "failures"]
     if refused:
@@ -103,6 +103,7 @@ def encode(config: EncodeConfig) -> Snapshot:
 
 def _pipeline(
     config: EncodeConfig,
+    compute: ComputeConfig,
     rows: pa.Table,
     sampling: SamplingConfig,
     shape: FeatureShape,
@@ -115,7 +116,6 @@ def _pipeline(
     # Small blocks keep all decoders busy to the end, and what is in flight within memory.
     block = max(1, min(16, -(-len(rows) // (4 * decoders))))
     blocks = [rows.slice(begin, block) for begin in range(0, len(rows), block)]
-    gpus = 1 if torch_device(config.compute.device).type == "cuda" else 0
     return (
         ray.data.from_arrow(blocks or [rows])
         .map_batches(
@@ -127,10 +127,10 @@ def _pipeline(
         )
         .map_batches(
             Encode,
-            fn_constructor_args=(config.model, fingerprint, config.compute, shape, counter),
-            batch_size=config.compute.batch_size,
-            compute=ActorPoolStrategy(size=1),
-            num_gpus=gpus,
+            fn_constructor_args=(config.model, fingerprint, compute, shape, counter),
+            batch_size=compute.batch_size,
+            compute=ActorPoolStrategy(size=compute.workers),
+            num_gpus=compute.gpus,
         )
         .map_batches(
             Write,

@@ -30,8 +30,8 @@ from mgvr_core.video.decoders import Clip, DecodeError, Request, require_regular
 from mgvr_core.video.sampling import SamplingConfig
 from mgvr_core.video.sandbox import Limits, Sandbox
 from mgvr_core.video.thumbnail import thumbnail
-from pipelines.models import MODEL_PARTS, ComputeConfig, autocast, cached_model, model_fingerprint, preprocessing
-from pipelines.runtime import cluster_cpus, torch_device
+from pipelines.models import MODEL_PARTS, ComputeConfig, cached_model, model_fingerprint, preprocessing
+from pipelines.runtime import cluster_cpus
 
 Batch = dict[str, Any]
 """Columns of a Ray Data batch: arrays whose first axis is the row."""
@@ -125,7 +125,7 @@ class Encode:
     def __init__(
         self, model: ModelConfig, expected: Fingerprint, compute: ComputeConfig, shape: FeatureShape, counter: Any
     ) -> None:
-        self._device = torch_device(compute.device)
+        self._device, self._compute = compute.torch_device(), compute
         torch.set_num_threads(compute.threads or os.cpu_count() or 1)
         self._model = cached_model(model).model.to(self._device)
         found = expected.differences(model_fingerprint(self._model), names=MODEL_PARTS)
@@ -150,7 +150,7 @@ class Encode:
     def _features(self, pixels: NDArray[np.uint8], mask: NDArray[np.bool_]) -> dict[str, NDArray[np.float16]]:
         valid = torch.from_numpy(mask).to(self._device)
         images = self._preprocess.normalise(torch.from_numpy(pixels).to(self._device))  # (B, F, 3, S, S)
-        with torch.inference_mode(), autocast(self._device):
+        with torch.inference_mode(), self._compute.autocast():
             made = self._model.encode_videos(images, valid, patches=self._shape.patches > 0)
         columns = {"video": made.video, "frames": made.frames, "temporal": made.temporal}
         if made.patches is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any
+from typing import Any, Literal, Self
 
 import torch
 from pydantic import Field
@@ -19,18 +19,53 @@ from mgvr_core.model.spec import ModelSpec
 from mgvr_core.video.decoders import decoder_version
 from mgvr_core.video.preprocess import PreprocessConfig
 from mgvr_core.video.sampling import SamplingConfig
-from pipelines.runtime import Device
 
 MODEL_PARTS = ("weights", "activation")
 """The parts of a feature set's fingerprint that a model must share to search it."""
 
 
-class ComputeConfig(Section):
-    """The device the model runs on."""
+class DeviceConfig(Section):
+    """What a model runs on."""
 
-    device: Device = Field("auto", description="where the model runs; auto: the GPU where there is one")
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto", description="auto: a GPU where the driver's machine has one; say cuda where only the workers have"
+    )
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="of the towers; auto: bfloat16 on a GPU, float32 on a CPU; losses and scores are float32"
+    )
     threads: int | None = Field(None, gt=0, description="CPU threads of the model; none: all cores of the machine")
-    batch_size: int = Field(8, gt=0, description="videos (encode) that go through the model at once")
+
+    def torch_device(self) -> torch.device:
+        """The device by its final name."""
+        if self.device == "auto":
+            return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return torch.device(self.device)
+
+    def final_precision(self) -> str:
+        """`float32` or `bfloat16`."""
+        if self.precision == "auto":
+            return "bfloat16" if self.gpus else "float32"
+        return str(self.precision)
+
+    @property
+    def gpus(self) -> int:
+        """GPUs that one model takes."""
+        return int(self.torch_device().type == "cuda")
+
+    def autocast(self) -> torch.autocast:
+        """Autocast to the precision; does nothing at float32."""
+        return torch.autocast(self.torch_device().type, torch.bfloat16, enabled=self.final_precision() == "bfloat16")
+
+    def resolved(self) -> Self:
+        """The same without `auto`, so that workers do as the driver decided."""
+        return self.model_copy(update={"device": self.torch_device().type, "precision": self.final_precision()})
+
+
+class ComputeConfig(DeviceConfig):
+    """What the models of a pipeline run on."""
+
+    batch_size: int = Field(8, gt=0, description="videos that go through a model at once")
+    workers: int = Field(1, gt=0, description="models side by side; on GPUs one a GPU")
 
 
 @lru_cache(maxsize=1)
@@ -70,16 +105,6 @@ def feature_fingerprint(
         "schema": SCHEMA_VERSION,
     }
     return Fingerprint(parts)
-
-
-def precision_on(device: torch.device) -> str:
-    """What the towers compute in: bf16 on a GPU that has it, fp32 otherwise."""
-    return "bfloat16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "float32"
-
-
-def autocast(device: torch.device) -> torch.autocast:
-    """Autocast to `precision_on(device)`; does nothing at fp32."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=precision_on(device) == "bfloat16")
 
 
 def text_vectors(model: EERCF, ids: Tensor) -> Tensor:

@@ -70,7 +70,7 @@ def retrieve(config: RetrieveConfig) -> Report:
     watch = Stopwatch()
     with cluster(config.ray), progress("retrieve", len(queries.texts), "encoded") as counter:
         with watch.stage("encode texts"):
-            texts = encode_texts(queries.texts, config.model, config.compute, counter)
+            texts = encode_texts(queries.texts, config.model, config.compute.resolved(), counter)
         with watch.stage("read coarse vectors"):
             pool = load_pool(snapshot)
         with watch.stage("stage 1: search"):

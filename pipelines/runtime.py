@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import ray
 import torch
@@ -28,8 +28,6 @@ from pipelines.options import read_options
 OK, FAILED, BAD_INPUT = 0, 1, 2
 """Exit codes: done; the job failed; the input or the configuration was refused before any work."""
 
-Device = Literal["auto", "cpu", "cuda"]
-"""Which of a machine's several GPUs a worker takes is Ray's to say."""
 
 _VERSIONS = ("mgvr", "torch", "open_clip_torch", "ray", "pyarrow", "av", "decord", "faiss-cpu", "numpy")
 
@@ -102,13 +100,6 @@ def cluster(config: RayConfig) -> Iterator[None]:
 def cluster_cpus() -> int:
     """Logical CPUs of the connected cluster."""
     return max(1, int(ray.cluster_resources().get("CPU", 1)))  # type: ignore[no-untyped-call]
-
-
-def torch_device(name: Device) -> torch.device:
-    """`auto` is the GPU where there is one."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
 
 
 def versions() -> dict[str, str]:

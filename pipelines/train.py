@@ -16,7 +16,6 @@ worker gives what B / n on each of n workers gives.
 from __future__ import annotations
 
 import json
-import os
 import sys
 import time
 from collections.abc import Sequence
@@ -38,9 +37,9 @@ from mgvr_core.video.sampling import SamplingConfig
 from pipelines.clips import ClipFiles, decode_clips
 from pipelines.encoding import DecodingConfig
 from pipelines.identifying import unique_videos
-from pipelines.models import sampling_for
+from pipelines.models import DeviceConfig, sampling_for
 from pipelines.progress import progress
-from pipelines.runtime import Device, RayConfig, cluster, main, summary, torch_device, versions
+from pipelines.runtime import RayConfig, cluster, main, summary, versions
 from pipelines.training import Pairs, TrainingTask, train_worker
 
 
@@ -58,9 +57,8 @@ class TrainConfig(Section):
     batch_size: int = Field(240, gt=1, description="pairs in a batch, over all workers")
     epochs: int = Field(5, gt=0, description="times that every caption is seen")
     workers: int = Field(1, gt=0, description="training workers; on a GPU cluster one a GPU")
-    device: Device = Field("auto", description="where the workers run; auto: the GPU where there is one")
-    threads: int | None = Field(None, gt=0, description="CPU threads of all workers on a machine; none: its cores")
     seed: int = Field(0, description="seed of the order of the pairs")
+    compute: DeviceConfig = DeviceConfig()
     ray: RayConfig = RayConfig()
 
     @model_validator(mode="after")
@@ -102,8 +100,7 @@ def train(config: TrainConfig) -> Path:
             batch_size=config.batch_size,
             epochs=config.epochs,
             seed=config.seed,
-            device=config.device,
-            threads=config.threads or os.cpu_count() or 1,
+            compute=config.compute.resolved(),
             loss=config.loss,
             optimiser=config.optimiser,
             about={**about, "config": config.model_dump(mode="json")},
@@ -120,7 +117,7 @@ def train(config: TrainConfig) -> Path:
 
 
 def _fit(config: TrainConfig, task: TrainingTask, out: Path) -> None:
-    gpu = torch_device(config.device).type == "cuda"
+    gpu = bool(config.compute.gpus)
     with progress("train", task.steps_per_epoch * task.epochs, "steps") as counter:
         TorchTrainer(
             train_worker,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -27,8 +28,7 @@ from mgvr_core.scoring.features import VideoFeatures
 from mgvr_core.scoring.fusion import FusionWeights, fuse, score_each
 from mgvr_core.video.preprocess import PreprocessConfig
 from pipelines.clips import Clips
-from pipelines.models import autocast, preprocessing, text_vectors
-from pipelines.runtime import Device, torch_device
+from pipelines.models import DeviceConfig, preprocessing, text_vectors
 
 
 @dataclass(frozen=True)
@@ -54,8 +54,7 @@ class TrainingTask:
     batch_size: int
     epochs: int
     seed: int
-    device: Device
-    threads: int
+    compute: DeviceConfig
     loss: LossConfig
     optimiser: OptimiserConfig
     about: dict[str, Any]
@@ -79,9 +78,9 @@ def train_worker(config: dict[str, Any]) -> None:
     task: TrainingTask = config["task"]
     context = ray.train.get_context()
     rank, workers = context.get_world_rank(), context.get_world_size()
-    torch.set_num_threads(max(1, task.threads // workers))
+    torch.set_num_threads(max(1, (task.compute.threads or os.cpu_count() or 1) // workers))
     torch.manual_seed(task.seed)
-    device = torch_device(task.device)
+    device = task.compute.torch_device()
     loaded = checkpoint.load(Path(task.start))
     trainer = Trainer(task, loaded.model.to(device).train(), device, rank, workers)
     for epoch in range(task.epochs):
@@ -136,7 +135,7 @@ class Trainer:
 
     def _step(self, rows: NDArray[np.int64]) -> Losses:
         pairs, loss = self._task.pairs, self._task.loss
-        with autocast(self._device):
+        with self._task.compute.autocast():
             text = self._texts([pairs.captions[row] for row in rows])
             videos = self._videos(self._clips, [pairs.videos[row] for row in rows], loss.needs_patches)
         # Scores and losses in fp32, over the batch of all workers.

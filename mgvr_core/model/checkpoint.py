@@ -41,16 +41,16 @@ class Checkpoint:
 
 
 def save(folder: Path, model: EERCF, about: dict[str, Any]) -> None:
-    """Write a checkpoint; a reader sees the old one or the new one, never a half (config.json is replaced last)."""
+    """Write a checkpoint; a reader finds the old one, none, or the new one, never parts of both."""
     folder.mkdir(parents=True, exist_ok=True)
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     document = {"format": FORMAT, "model": model.spec.model_dump(mode="json"), "about": about}
-    temporary = folder / f".{WEIGHTS}.{os.getpid()}"
-    save_file(weights, temporary)
-    temporary.replace(folder / WEIGHTS)
-    temporary = folder / f".{CONFIG}.{os.getpid()}"
-    temporary.write_text(json.dumps(document, indent=2, allow_nan=False), encoding="utf-8")
-    temporary.replace(folder / CONFIG)
+    new_weights, new_config = (folder / f".{name}.{os.getpid()}" for name in (WEIGHTS, CONFIG))
+    new_config.write_text(json.dumps(document, indent=2, allow_nan=False), encoding="utf-8")
+    save_file(weights, new_weights)
+    (folder / CONFIG).unlink(missing_ok=True)
+    new_weights.replace(folder / WEIGHTS)
+    new_config.replace(folder / CONFIG)
 
 
 def load(folder: Path) -> Checkpoint:

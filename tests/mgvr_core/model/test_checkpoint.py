@@ -51,6 +51,32 @@ def test_saving_again_replaces_and_leaves_nothing_else(tiny_model: Build, folder
     assert sorted(file.name for file in folder.iterdir()) == ["config.json", "model.safetensors"]
 
 
+@pytest.mark.parametrize("replaced", [0, 1])
+def test_a_save_that_breaks_off_leaves_no_mixture_of_two_checkpoints(
+    tiny_model: Build, folder: Path, monkeypatch: pytest.MonkeyPatch, replaced: int
+) -> None:
+    """Broken off with none or one of the two files replaced: new weights must not meet the old model's settings."""
+    replace, done = Path.replace, []
+
+    def break_off(self: Path, target: Path) -> Path:
+        if len(done) == replaced:
+            raise KeyboardInterrupt
+        done.append(target)
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", break_off)
+    with pytest.raises(KeyboardInterrupt):
+        checkpoint.save(folder, tiny_model(words=6), {"steps": 13})
+    with pytest.raises(MgvrError, match=r"config\.json"):
+        checkpoint.load(folder)
+
+
+def test_what_cannot_be_written_down_leaves_the_old_checkpoint(tiny_model: Build, folder: Path) -> None:
+    with pytest.raises(ValueError, match="JSON"):
+        checkpoint.save(folder, tiny_model(), {"loss": float("nan")})
+    assert checkpoint.load(folder).about["steps"] == 12
+
+
 @pytest.mark.parametrize("name", ["clip.logit_scale", "video_projection", "temporal.blocks.1.mlp.c_fc.bias"])
 def test_one_changed_bit_changes_the_hash(tiny_model: Build, name: str) -> None:
     model = tiny_model()
