@@ -7,6 +7,8 @@ everything that can be checked without starting a cluster is checked here, in on
 from __future__ import annotations
 
 import difflib
+import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args
@@ -31,12 +33,13 @@ ConfigT = TypeVar("ConfigT", bound=Section)
 def load(kind: type[ConfigT], file: Path | None, overrides: Mapping[str, str]) -> ConfigT:
     """The configuration of `kind` from a YAML file and dotted overrides (`{"sampling.fps": "2"}`).
 
-    Override values are read as YAML, so that `2`, `true`, `null` and `[a, b]` mean what they mean in the file.
+    In the file `${NAME}` and `${NAME:-default}` stand for environment variables: where data lies differs between a
+    laptop and a cluster, what a job does need not. Override values are read as YAML, so that `2`, `true`, `null` and `[a, b]` mean what they mean in the file.
     Raises MgvrError with one line for every key that is unknown (with the nearest known one) or wrong.
     """
     merged: dict[str, Any] = {}
     if file is not None:
-        merged = _read_yaml(file)
+        merged = _expand(_read_yaml(file), str(file))
     for dotted, text in overrides.items():
         _assign(merged, dotted, text)
     return parse(kind, merged, source=str(file) if file else "the command line")
@@ -81,6 +84,29 @@ def _read_yaml(file: Path) -> dict[str, Any]:
     if not isinstance(document, dict):
         raise MgvrError(f"{file} must hold keys and values at its top level, not a {type(document).__name__}")
     return document
+
+
+_VARIABLE = re.compile(r"\$\{(\w+)(?::-([^}]*))?\}")
+
+
+def _expand(value: Any, where: str) -> Any:
+    """Every `${NAME}` and `${NAME:-default}` in the texts of a file, from the environment."""
+    if isinstance(value, dict):
+        return {key: _expand(inner, f"{where}: {key}") for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_expand(inner, where) for inner in value]
+    if not isinstance(value, str):
+        return value
+
+    def replace(found: re.Match[str]) -> str:
+        name, default = found.groups()
+        if (text := os.environ.get(name, default)) is None:
+            raise MgvrError(
+                f"{where}: the environment variable {name} is not set; set it, or write ${{{name}:-default}}"
+            )
+        return text
+
+    return _VARIABLE.sub(replace, value)
 
 
 def _assign(values: dict[str, Any], dotted: str, text: str) -> None:

@@ -88,7 +88,7 @@ def index_packets(source: Source) -> PacketIndex:
     """Read all packets of the source's video stream. Raises DecodeError where it is encrypted."""
     stream = source.stream
     time_base = Fraction(stream.time_base or 1)  # every demuxer states one
-    packets, intact = _read(source)
+    packets, reconfigured = _read(source)
 
     times = [packet.pts for packet in packets if packet.pts is not None]
     stamps = [packet.dts for packet in packets if packet.dts is not None]
@@ -108,25 +108,24 @@ def index_packets(source: Source) -> PacketIndex:
         clock, first, last = "count", Fraction(0), len(packets) * step
 
     timeline = None
-    if clock == "pts" and intact and container in _TIMED_CONTAINERS:
+    if clock == "pts" and not reconfigured and container in _TIMED_CONTAINERS:
         timeline = _timeline(packets, times)
     return PacketIndex(time_base, clock, step, first, Fraction(last), float(rate), timeline)
 
 
 def _read(source: Source) -> tuple[list[_Packet], bool]:
-    """All packets, and whether the file is whole and of one piece."""
+    """All packets, and whether the codec's configuration changes on the way: a seek would miss the change."""
     context = source.stream.codec_context
     points = EntryPoints(context.codec.canonical_name, context.extradata)
     packets: list[_Packet] = []
-    intact = True
+    reconfigured = False
     try:
         for packet in source.container.demux(source.stream):
             if not packet.size:  # the one that asks a decoder to finish
                 continue
             if packet.has_sidedata("encryption_info"):
                 raise DecodeError("encrypted", f"{source.path}: its video is encrypted")
-            # New extradata: the codec's configuration changes on the way, and a seek would miss the change.
-            intact &= not packet.is_corrupt and not packet.has_sidedata("new_extradata")
+            reconfigured |= packet.has_sidedata("new_extradata")
             entry = packet.is_keyframe and points.accepts(packet)
             packets.append(
                 _Packet(packet.pts, packet.dts, packet.duration or 0, packet.is_keyframe, packet.is_discard, entry)
@@ -134,8 +133,8 @@ def _read(source: Source) -> tuple[list[_Packet], bool]:
     except MemoryError:
         raise
     except av.FFmpegError:
-        intact = False  # cut short: what was read counts, as it does for a player
-    return packets, intact
+        pass  # a file cut short: what there is of it counts, as it does for a player
+    return packets, reconfigured
 
 
 def _mean_rate(times: list[int], time_base: Fraction) -> Fraction:

@@ -9,12 +9,10 @@ from pathlib import Path
 
 import av
 from av.container import InputContainer
-from av.stream import Discard, Disposition
+from av.stream import Discard
 from av.video.stream import VideoStream
 
 from mgvr_core.video.decoders import DecodeError
-
-_PICTURES_BESIDE = Disposition.attached_pic | Disposition.timed_thumbnails
 
 
 @dataclass(frozen=True)
@@ -29,17 +27,20 @@ class Source:
 @contextmanager
 def open_source(path: str, max_pixels: int) -> Iterator[Source]:
     """The file's main video stream, ready to be read from its start. Raises DecodeError where there is none."""
-    # `file:` and the white list: a name such as concat:... or a play list can't lead anywhere but to this file's folder
-    # tree. max_pixels among the options holds for the decoders that libavformat opens to probe the streams.
+    # An absolute path: the name a:b would be taken for a protocol. The white list: a play list can't lead to a network.
+    # max_pixels: for the decoders that libavformat itself opens to probe the streams.
     options = {"protocol_whitelist": "file", "max_pixels": str(max_pixels)}
     try:
-        container = av.open(f"file:{Path(path).absolute()}", metadata_errors="ignore", options=options)
+        container = av.open(str(Path(path).absolute()), metadata_errors="ignore", options=options)
     except MemoryError:
         raise
     except av.FFmpegError as error:
         raise DecodeError("not_a_video", f"{path}: {error.strerror}") from None
     with container:
-        stream = _main_stream(path, container)
+        # The default stream, else libavformat's best: a cover picture only where there is nothing else.
+        stream = container.streams.best("video")
+        if not isinstance(stream, VideoStream):
+            raise DecodeError("no_video_stream", f"{path}: no video stream in it ({container.format.long_name})")
         if stream.codec_context is None:
             raise DecodeError("unsupported", f"{path}: no decoder for its video codec in this build of libavcodec")
         if stream.width * stream.height > max_pixels:
@@ -52,12 +53,3 @@ def open_source(path: str, max_pixels: int) -> Iterator[Source]:
         stream.codec_context.thread_count = 1
         stream.codec_context.options = {"max_pixels": str(max_pixels)}
         yield Source(path, container, stream)
-
-
-def _main_stream(path: str, container: InputContainer) -> VideoStream:
-    """What a player shows: the default stream, else libavformat's best; a cover picture only where nothing else is."""
-    videos = [s for s in container.streams.video if not s.disposition & _PICTURES_BESIDE] or container.streams.video
-    if not videos:
-        raise DecodeError("no_video_stream", f"{path}: no video stream in it ({container.format.long_name})")
-    best = container.streams.best("video")
-    return next((stream for stream in videos if stream is best), videos[0])

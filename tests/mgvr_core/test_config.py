@@ -193,3 +193,18 @@ def test_one_wrong_letter_still_finds_the_key(name: str, data: st.DataObject) ->
     at = data.draw(st.integers(1, len(name) - 1))
     typo = name[:at] + "x" + name[at:]
     assert suggest(typo, [known for known, _ in keys(Job)]) == f"; did you mean {name}?"
+
+
+def test_environment_variables_stand_in_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MGVR_TEST_DATA", "/mnt/bucket")
+    monkeypatch.delenv("MGVR_TEST_MODEL", raising=False)
+    path = write(tmp_path / "job.yaml", "videos: ${MGVR_TEST_DATA}/clips\nmodel:\n  name: ${MGVR_TEST_MODEL:-B-32}\n")
+    job = load(Job, path, {})
+    assert (job.videos, job.model.name) == (Path("/mnt/bucket/clips"), "B-32")
+
+
+def test_a_variable_that_is_not_set_is_named_with_its_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MGVR_TEST_DATA", raising=False)
+    path = write(tmp_path / "job.yaml", "videos: ${MGVR_TEST_DATA}/clips\n")
+    with pytest.raises(MgvrError, match="videos: the environment variable MGVR_TEST_DATA is not set"):
+        load(Job, path, {})
