@@ -34,7 +34,8 @@ def load(kind: type[ConfigT], file: Path | None, overrides: Mapping[str, str]) -
     """The configuration of `kind` from a YAML file and dotted overrides (`{"sampling.fps": "2"}`).
 
     In the file `${NAME}` and `${NAME:-default}` stand for environment variables: where data lies differs between a
-    laptop and a cluster, what a job does need not. Override values are read as YAML, so that `2`, `true`, `null` and `[a, b]` mean what they mean in the file.
+    laptop and a cluster, what a job does need not. Override values are read as YAML, so that `2`, `true`, `null` and
+    `[a, b]` mean what they mean in the file.
     Raises MgvrError with one line for every key that is unknown (with the nearest known one) or wrong.
     """
     merged: dict[str, Any] = {}
