@@ -134,7 +134,7 @@ def _pipeline(
         )
         .map_batches(
             Write,
-            fn_constructor_args=(config.out, shape, fingerprint, config.decoding.decoder),
+            fn_constructor_args=(str(Path(config.out).absolute()), shape, fingerprint, config.decoding.decoder),
             batch_size=config.features.rows_per_shard,
             compute=ActorPoolStrategy(size=1),
         )

@@ -64,7 +64,7 @@ class RetrieveConfig(Section):
 def retrieve(config: RetrieveConfig) -> Report:
     """Run the job; raises MgvrError before Ray starts where the features are not the model's or the queries are bad."""
     queries = Queries.from_table(read_queries(config.queries))
-    snapshot = FeatureStore(Path(config.features)).snapshot(config.snapshot)
+    snapshot = FeatureStore(Path(config.features).absolute()).snapshot(config.snapshot)
     checkpoint = cached_model(config.model)
     reranker = _reranker(config, checkpoint, snapshot)
     watch = Stopwatch()

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import open_clip
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from mgvr_core.config import Section
 from mgvr_core.errors import MgvrError
@@ -39,8 +39,14 @@ class ModelConfig(Section):
     )
     temporal_layers: int = Field(4, ge=0, description="for name and architecture: blocks of the temporal encoder")
     seed: int = Field(0, description="seed of random weights")
-    frames: int = Field(12, gt=0, description="for name and architecture: frames a video, the size of U")
+    frames: int = Field(12, gt=0, le=77, description="for name and architecture: frames a video, the size of U")
     words: int = Field(32, gt=2, description="for name and architecture: the most text tokens of a caption")
+
+    @field_validator("checkpoint", "weights")
+    @classmethod
+    def _absolute(cls, name: str | None) -> str | None:
+        # Workers load the model too, and not from the driver's working folder. A tag or `random` is no file.
+        return str(Path(name).absolute()) if name is not None and Path(name).exists() else name
 
     @model_validator(mode="after")
     def _one_way(self) -> ModelConfig:

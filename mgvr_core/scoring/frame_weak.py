@@ -17,7 +17,8 @@ def frame_weak(text: Tensor, frames: Tensor, mask: Tensor, mixing: Tensor | None
     similarity = frame_similarity(text, frames)  # (T, V, F)
     attention = masked_softmax(similarity, mask, WEAK_TEMPERATURE)
     if mixing is not None:
-        attention = (attention @ mixing).masked_fill(~mask, 0.0)
+        attention = attention @ mixing
+    # A padded frame counts as similarity 0, which drops whatever weight it has.
     return (attention * similarity.masked_fill(~mask, 0.0)).sum(dim=-1)
 
 
