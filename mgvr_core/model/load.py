@@ -143,8 +143,10 @@ def _load_named(config: ModelConfig, name: str) -> Checkpoint:
 
 
 def _published_preprocessing(name: str, weights: str | None) -> dict[str, tuple[float, ...]]:
-    """Mean and standard deviation that a published tag was trained with; CLIP's own for anything else."""
-    tag = open_clip.get_pretrained_cfg(name, weights) if weights else {}
+    """Mean and standard deviation of the images that published weights were trained with; else CLIP's own."""
+    tags = open_clip.list_pretrained_tags_by_model(name)
+    # A local file is taken to want what the weights published for this model want.
+    tag = open_clip.get_pretrained_cfg(name, weights if weights in tags else tags[0]) if tags else {}
     if tag.get("resize_mode", "shortest") != "shortest":
         raise MgvrError(
             f"{name} {weights} wants images squeezed to a square; frames here keep their aspect and are cropped"

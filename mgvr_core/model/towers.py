@@ -19,7 +19,8 @@ Clip = Any
 def build_clip(architecture: dict[str, Any]) -> Clip:
     """Towers with fresh weights from an open_clip configuration; raises MgvrError where open_clip refuses it."""
     config = dict(architecture)
-    kind = CustomTextCLIP if config.pop("custom_text", False) else CLIP
+    own_text = config.pop("custom_text", False) or "hf_model_name" in config.get("text_cfg", {})
+    kind = CustomTextCLIP if own_text else CLIP
     try:
         return kind(**config)
     except (TypeError, AssertionError, RuntimeError) as error:

@@ -1,10 +1,11 @@
 """At which key packets decoding may begin so that every later frame comes out as if the file were read from its start.
 
-A container's key flag is not enough for H.264: many writers set it on any intra picture, and pictures after such a
-one may refer to pictures before it. So the flag is believed only for codecs whose key frames reset the decoder by
-definition (VP9, AV1), and the packet itself is looked into for H.264 (IDR pictures, Rec. ITU-T H.264 table 7-1) and
-HEVC (IRAP pictures, Rec. ITU-T H.265 table 7-1: what follows one in output order never refers to what precedes it).
-Every other codec has no entry points: it is old enough to be cheap to read in order.
+A packet's key flag is not enough. A container may set it on any picture that it likes, and libavformat sets it at
+H.264's recovery points (open GOPs, gradual refresh), behind which pictures may lean on what came before. So the flag is
+believed only for codecs whose key frames reset the decoder by definition (VP9, AV1), and the packet itself is looked
+into for H.264 (IDR pictures, Rec. ITU-T H.264 table 7-1) and HEVC (IRAP pictures, Rec. ITU-T H.265 table 7-1: what
+follows one in output order never refers to what precedes it). Every other codec has no entry points: it is old enough
+to be cheap to read in order.
 """
 
 from __future__ import annotations

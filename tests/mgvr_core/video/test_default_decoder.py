@@ -10,7 +10,6 @@ from typing import NamedTuple
 import av
 import numpy as np
 import pytest
-from av.video.frame import PictureType
 from av.video.reformatter import Interpolation
 
 from mgvr_core.video import pyav
@@ -153,39 +152,20 @@ def test_damaged_key_frames_are_patched_as_when_reading_in_order(films, tmp_path
     agree(path, SamplingConfig(fps=1.5, frames=100))
 
 
-@pytest.mark.parametrize("name", ["bframes.mp4", "hevc10.mkv", "vp9.webm"])
-def test_a_container_that_calls_every_frame_a_key_frame_is_not_believed(films, tmp_path: Path, name: str) -> None:
-    path = tmp_path / "lying.mkv"
+@pytest.mark.parametrize(("name", "suffix"), [("hevc10.mkv", "mkv"), ("mpeg4.mp4", "mp4")])
+def test_a_container_that_calls_every_frame_a_key_frame_is_not_believed(
+    films, tmp_path: Path, name: str, suffix: str
+) -> None:
+    path = tmp_path / f"lying.{suffix}"
     with av.open(str(films[name].path)) as honest, av.open(str(path), "w") as lying:
         stream = lying.add_stream_from_template(honest.streams.video[0])
         for packet in honest.demux(video=0):
             if packet.size:
                 packet.stream, packet.is_keyframe = stream, True
                 lying.mux(packet)
+    with av.open(str(path)) as lying:
+        assert sum(packet.is_keyframe for packet in lying.demux(video=0)) == 90
     agree(path, SamplingConfig(fps=1.5, frames=100))
-
-
-def test_a_key_frame_that_later_frames_look_behind_is_not_an_entry(films, tmp_path: Path) -> None:
-    """Many writers flag every intra picture, IDR or not; after a jump to such a one, references are missing."""
-    noise = np.random.default_rng(0).integers(0, 256, (5, 64, 64, 3), np.uint8)
-    path, lying = tmp_path / "honest.mkv", tmp_path / "lying.mkv"
-    with av.open(str(path), "w") as container:
-        # Five pictures in turn, so that each is best predicted from the one of five frames ago.
-        stream = container.add_stream("libx264", rate=12, options={"g": "999", "bf": "0", "refs": "8", "qp": "20", "sc_threshold": "0"})
-        stream.width, stream.height, stream.pix_fmt = 64, 64, "yuv420p"
-        for number in range(60):
-            frame = av.VideoFrame.from_ndarray(noise[number % 5], "rgb24")
-            frame.pts = number
-            frame.pict_type = PictureType.I if number == 30 else PictureType.NONE
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode())
-    with av.open(str(path)) as honest, av.open(str(lying), "w") as container:
-        stream = container.add_stream_from_template(honest.streams.video[0])
-        for number, packet in enumerate(honest.demux(video=0)):
-            if packet.size:
-                packet.stream, packet.is_keyframe = stream, number in (0, 30)
-                container.mux(packet)
-    agree(lying, SamplingConfig(fps=0.4))
 
 
 def test_a_file_cut_short_gives_what_is_left_of_it(films, tmp_path: Path) -> None:
