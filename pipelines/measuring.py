@@ -120,11 +120,11 @@ def _text_to_video(config: ReportConfig, answers: Answers, coarse: Positions, fi
     )
 
 
-def _video_to_text(config: ReportConfig, answers: Answers, found: Candidates, final: Ranking) -> Direction:
+def _video_to_text(config: ReportConfig, answers: Answers, found: Candidates, final: Ranking) -> Direction | None:
     """The other direction: videos with known captions ask, and groups of captions with one right answer are ranked.
 
     A group stands where its best caption stands (docs/method.md, section 6): ranking single captions gives other
-    figures.
+    figures. None where no video of the pool has a caption.
     """
     groups: dict[frozenset[str], int] = {}
     member: list[tuple[int, int]] = []  # (text row, group)
@@ -138,6 +138,8 @@ def _video_to_text(config: ReportConfig, answers: Answers, found: Candidates, fi
         for name in members:
             right.setdefault(name, []).append(number)
     asked = [row for row, name in enumerate(answers.pool.ids) if name in right]
+    if not asked:
+        return None
     of_text: dict[int, set[int]] = {}
     for row, number in zip(text.tolist(), group.tolist(), strict=True):
         of_text.setdefault(row, set()).add(number)
@@ -163,7 +165,7 @@ def _video_to_text(config: ReportConfig, answers: Answers, found: Candidates, fi
         concatenate(positions["two_stage"]),
         found.index.shape[1],
         recalled=recalled,
-        searched=len(answers.queries.texts),
+        searched=len(of_text),
         samples=config.bootstrap,
         seed=config.seed,
         note="A recall and a rerank of its own. The pool is groups of captions with the same right answers; "

@@ -19,6 +19,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 from pydantic import Field
 
 from mgvr_core.config import Section
@@ -30,7 +31,7 @@ from mgvr_core.features.schema import shape_of
 from mgvr_core.features.store import FeatureStore, Snapshot
 from mgvr_core.model.checkpoint import Checkpoint
 from mgvr_core.model.load import ModelConfig
-from mgvr_core.retrieval.coarse import search
+from mgvr_core.retrieval.coarse import Candidates, search
 from mgvr_core.retrieval.rerank import Reranker
 from mgvr_core.retrieval.two_stage import coarse_ranking, reranked
 from mgvr_core.scoring.fusion import FusionWeights
@@ -91,7 +92,9 @@ def retrieve(config: RetrieveConfig) -> Report:
         backwards = None
         if config.video_to_text and queries.labelled.any():
             with watch.stage("video to text: both stages"):
-                found = search(pool.video, projected, config.k)
+                captions = np.unique(queries.text_of[queries.labelled])
+                found = search(pool.video, projected[captions], config.k)
+                found = Candidates(captions[found.index], found.score)  # rows of all texts
                 video, text = candidate_pairs(found)
                 fused = rerank(snapshot, pool, reranker, texts, (text, video), counter)["fused"]
                 backwards = (found, reranked(found, fused.reshape(found.index.shape)))

@@ -149,7 +149,7 @@ def _published_preprocessing(name: str, weights: str | None) -> dict[str, tuple[
     tag = open_clip.get_pretrained_cfg(name, weights if weights in tags else tags[0]) if tags else {}
     if tag.get("resize_mode", "shortest") != "shortest":
         raise MgvrError(
-            f"{name} {weights} wants images squeezed to a square; frames here keep their aspect and are cropped"
+            f"{name} wants images squeezed to a square; frames here keep their aspect and are cropped"
         )
     return {f"image_{key}": tuple(tag[key]) for key in ("mean", "std") if key in tag}
 

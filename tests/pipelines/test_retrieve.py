@@ -31,7 +31,7 @@ from mgvr_core.model.tokenizer import build_tokenizer
 from pipelines import retrieve as job
 from pipelines.retrieve import RetrieveConfig, retrieve
 
-N, K = 12, 5
+N, K = 12, 8
 RELEASED = {"video": 0.5, "frame_weak": 0.8, "tib_frame": 0.2, "patch_weak": 0.2}
 LONG = "a red circle that is large and moves left over stripes " * 3
 
@@ -120,6 +120,7 @@ def queries(corpus) -> list[Query]:
         {"id": "too long", "text": LONG, "relevant": ["test-00006"]},
         {"id": "search", "text": "a small moon", "relevant": []},
         {"id": "search again", "text": "a small moon", "relevant": []},
+        *({**query, "relevant": []} for query in corpus.records("train-queries")[8:16]),
     ]
 
 
@@ -251,8 +252,8 @@ def test_an_outside_judge_finds_the_same_figures(whole: tuple[Report, Path]) -> 
 def test_the_report_counts_what_a_reader_must_know(recalled: tuple[Report, Path], queries: list[Query]) -> None:
     report = json.loads((recalled[1] / "report.json").read_text())
     direction = report["metrics"]["text_to_video"]
-    assert (report["pool"], report["queries"], report["unlabelled_queries"]) == (N, len(queries), 2)
-    assert (direction["queries"], direction["unanswerable"], direction["k"]) == (len(queries) - 2, 1, K)
+    assert (report["pool"], report["queries"], report["unlabelled_queries"]) == (N, len(queries), 10)
+    assert (direction["queries"], direction["unanswerable"], direction["k"]) == (len(queries) - 10, 1, K)
     lengths = [len(re.findall(r"\w+", query["text"])) + 2 for query in queries]
     assert report["captions"]["text_length"] == 24
     assert report["captions"]["too_long"] == sum(length > 24 for length in lengths) == 1
@@ -323,7 +324,9 @@ def test_video_to_text_is_a_recall_and_a_rerank_of_its_own(
     assert_figures(direction.two_stage, figures(two_stage, [True] * N))
     assert_figures(direction.coarse, figures(coarse, [True] * N))
     assert direction.recall_at_k.value == pytest.approx(np.mean(recall))
+    assert direction.searched == len({query["text"] for query in queries if query["relevant"]})
     assert two_stage != coarse
+    assert recall != [rank <= K for rank in coarse]  # k captions are fewer groups than k
 
 
 def test_two_runs_give_the_same_rows_and_a_text_is_encoded_once(
