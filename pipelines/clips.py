@@ -3,14 +3,15 @@
     CLIPS/<key>/<hash>.arrow   Arrow files with id, mask and pixels, memory-mapped by the training workers
     CLIPS/<key>/done.json      which files they are, and the videos that failed; written last
 
-The key is made of the videos' contents, the frame sampling, the size and the decoder, so that a second run, or one
-that was killed while training, finds its clips and decodes nothing.
+The key is made of the videos' contents, the frame sampling, the size, the decoder and its limits, so that a second run,
+or one that was killed while training, finds its clips and decodes nothing, and one with more time or memory for each
+video tries again what failed.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from uuid import uuid4
@@ -25,7 +26,7 @@ from mgvr_core.features.schema import tensor_column
 from mgvr_core.identity import hash_file, hash_json
 from mgvr_core.video.decoders import decoder_version
 from mgvr_core.video.sampling import SamplingConfig
-from pipelines.encoding import Batch, Decode, DecodingConfig
+from pipelines.decoding import Batch, Decode, DecodingConfig
 from pipelines.progress import progress
 
 _BLOCK = 16
@@ -54,13 +55,14 @@ def decode_clips(
             "sampling": sampling.model_dump(mode="json"),
             "size": size,
             "decoder": decoder_version(decoding.decoder),
+            "limits": decoding.limits.model_dump(mode="json"),
         }
     )
     place = folder / key[:16]
     done = place / "done.json"
     if done.exists():
         document = json.loads(done.read_text(encoding="utf-8"))
-        return ClipFiles(tuple(document["paths"]), tuple(document["failures"]))
+        return ClipFiles(tuple(str(place / name) for name in document["files"]), tuple(document["failures"]))
     place.mkdir(parents=True, exist_ok=True)
     blocks = [videos.slice(begin, _BLOCK) for begin in range(0, len(videos), _BLOCK)]
     with progress("decode", len(videos), "decoded") as counter:
@@ -85,7 +87,9 @@ def decode_clips(
         tuple(sorted(path for path, _ in rows if path)), tuple(failure for _, failures in rows for failure in failures)
     )
     temporary = place / f".{uuid4().hex}"
-    temporary.write_text(json.dumps(asdict(files)), encoding="utf-8")
+    # Names, not paths: the run's folder may move.
+    document = {"files": [Path(path).name for path in files.paths], "failures": files.failures}
+    temporary.write_text(json.dumps(document), encoding="utf-8")
     temporary.replace(done)
     return files
 

@@ -21,7 +21,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import ray
 from pydantic import Field
@@ -30,7 +30,7 @@ from mgvr_core.config import Section
 from mgvr_core.datasets.manifest import CorpusConfig
 from mgvr_core.datasets.procedural import write_manifests, write_videos
 from mgvr_core.datasets.queries import QueriesConfig
-from mgvr_core.datasets.scenes import ProceduralConfig, Split, count
+from mgvr_core.datasets.scenes import SPLITS, ProceduralConfig, Split, count
 from mgvr_core.evaluation.report import Direction, Report
 from mgvr_core.model.load import ModelConfig
 from mgvr_core.model.optimiser import OptimiserConfig
@@ -104,12 +104,14 @@ def make_corpus(folder: Path, config: ProceduralConfig) -> None:
     """Write the procedural corpus by Ray tasks; videos that are there already, of the same corpus, are kept."""
     made_with = folder / "config.json"
     text = config.model_dump_json(indent=1)
-    if folder.exists() and (not made_with.exists() or made_with.read_text(encoding="utf-8") != text):
-        shutil.rmtree(folder)  # videos of other settings would get these settings' captions
-    write_manifests(folder, config)
+    if made_with.exists() and made_with.read_text(encoding="utf-8") != text:
+        for split in SPLITS:  # videos of other settings would get these settings' captions
+            shutil.rmtree(folder / split, ignore_errors=True)
+    folder.mkdir(parents=True, exist_ok=True)
     made_with.write_text(text, encoding="utf-8")
+    write_manifests(folder, config)
     chunks: list[tuple[Split, list[int]]] = []
-    for split in get_args(Split):
+    for split in SPLITS:
         missing = [
             index for index in range(count(config, split)) if not (folder / split / f"{split}-{index:05d}.mp4").exists()
         ]

@@ -35,7 +35,8 @@ from mgvr_core.features.store import FeatureStore, ShardInfo, Snapshot
 from mgvr_core.identity import Fingerprint
 from mgvr_core.model.load import ModelConfig
 from mgvr_core.video.sampling import SamplingConfig
-from pipelines.encoding import Decode, DecodingConfig, Encode, Write, failures_table
+from pipelines.decoding import Decode, DecodingConfig
+from pipelines.encoding import Encode
 from pipelines.identifying import unique_videos
 from pipelines.models import (
     ComputeConfig,
@@ -45,6 +46,7 @@ from pipelines.models import (
 )
 from pipelines.progress import progress
 from pipelines.runtime import RayConfig, cluster, main, summary
+from pipelines.writing import Write, failures_table
 
 
 class FeaturesConfig(Section):

@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 import ray.data
 
-from pipelines.encoding import fault, identify
+from pipelines.decoding import fault, identify
 
 _BLOCK = 64
 """Files that one task hashes."""

@@ -34,8 +34,9 @@ from mgvr_core.scoring.fusion import FusionWeights, multiply_adds
 from mgvr_core.scoring.video import multiply_adds as coarse_multiply_adds
 from pipelines.answering import Texts
 from pipelines.answers import Answers
+from pipelines.environment import command_line, hardware, versions
 from pipelines.models import model_fingerprint
-from pipelines.runtime import Stopwatch, command_line, hardware, versions
+from pipelines.runtime import Stopwatch
 
 _BLOCK_VALUES = 1 << 24
 """Scores of the video-to-text direction held at once."""

@@ -4,19 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
-import platform
-import shlex
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any
 
 import ray
-import torch
 from pydantic import Field
 from ray._private import ray_constants
 from ray.data import DataContext
@@ -27,9 +21,6 @@ from pipelines.options import read_options
 
 OK, FAILED, BAD_INPUT = 0, 1, 2
 """Exit codes: done; the job failed; the input or the configuration was refused before any work."""
-
-
-_VERSIONS = ("mgvr", "torch", "open_clip_torch", "ray", "pyarrow", "av", "decord", "faiss-cpu", "numpy")
 
 
 class RayConfig(Section):
@@ -102,37 +93,6 @@ def cluster_cpus() -> int:
     return max(1, int(ray.cluster_resources().get("CPU", 1)))  # type: ignore[no-untyped-call]
 
 
-def versions() -> dict[str, str]:
-    """Versions of everything that can change a result; absent packages are left out."""
-    found = {"python": platform.python_version()}
-    for package in _VERSIONS:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    if commit := _git_commit():
-        found["commit"] = commit
-    return found
-
-
-def hardware() -> dict[str, str]:
-    """The machine the driver ran on."""
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    return {
-        "cpu": f"{os.cpu_count()} × {platform.processor() or platform.machine()}",
-        "memory": f"{memory:.0f} GiB",
-        "gpu": gpu,
-        "system": platform.system(),
-    }
-
-
-def command_line() -> str:
-    """The command that was given, as one would type it."""
-    program = Path(sys.argv[0]).name
-    return shlex.join([program, *sys.argv[1:]])
-
-
 class Stopwatch:
     """Seconds by stage, in the order of their first use."""
 
@@ -147,21 +107,6 @@ class Stopwatch:
             yield
         finally:
             self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - began
-
-
-def _git_commit() -> str | None:
-    try:
-        result = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=12"],
-            capture_output=True,
-            text=True,
-            cwd=Path(__file__).parent,
-            timeout=10,
-            check=False,
-        )
-    except OSError:
-        return None
-    return result.stdout.strip() or None
 
 
 def summary(title: str, rows: dict[str, Any]) -> str:

@@ -33,13 +33,15 @@ from mgvr_core.model import checkpoint
 from mgvr_core.model.load import ModelConfig, load_model
 from mgvr_core.model.losses import LossConfig
 from mgvr_core.model.optimiser import OptimiserConfig
+from mgvr_core.video.decoders import decoder_version
 from mgvr_core.video.sampling import SamplingConfig
 from pipelines.clips import ClipFiles, decode_clips
-from pipelines.encoding import DecodingConfig
+from pipelines.decoding import DecodingConfig
+from pipelines.environment import versions
 from pipelines.identifying import unique_videos
 from pipelines.models import DeviceConfig, sampling_for
 from pipelines.progress import progress
-from pipelines.runtime import RayConfig, cluster, main, summary, versions
+from pipelines.runtime import RayConfig, cluster, main, summary
 from pipelines.training import Pairs, TrainingTask, train_worker
 
 
@@ -74,11 +76,14 @@ def train(config: TrainConfig) -> Path:
     out = Path(config.out).absolute()
     videos = _captioned(config.corpus)
     validation = None if config.validation is None else _captioned(config.validation)
-    start = load_model(config.model, captions=[text for texts in videos["captions"].to_pylist() for text in texts])
+    captions = [text for texts in videos["captions"].to_pylist() for text in texts]
+    _require_batch(len(captions), config.batch_size)
+    start = load_model(config.model, captions)
     sampling = sampling_for(start, config.sampling)
     start.model.mixing_for(sampling.frames)
     if config.loss.needs_patches and not start.model.has_patches:
         raise MgvrError(f"{start.source} has no patch features: set --loss.patch_weak 0 --loss.tib_patch 0")
+    decoder_version(config.decoding.decoder)  # an unknown decoder is refused here, not by the first actor
     size = start.model.spec.image_size
     with cluster(config.ray):
         rows, refused = unique_videos(videos)
@@ -106,8 +111,7 @@ def train(config: TrainConfig) -> Path:
             about={**about, "config": config.model_dump(mode="json")},
             log=str(out / "metrics.jsonl"),
         )
-        if not task.steps_per_epoch:
-            raise MgvrError(f"{len(task.pairs.videos)} pairs make no batch of {config.batch_size}: lower --batch_size")
+        _require_batch(len(task.pairs.videos), config.batch_size)  # of what could be decoded
         Path(task.log).unlink(missing_ok=True)
         _fit(config, task, out)
     failures = [*clips.failures, *validation_clips.failures]
@@ -136,6 +140,11 @@ def _captioned(corpus: CorpusConfig) -> pa.Table:
         if not row["captions"]:
             raise MgvrError(f"{corpus.uri}: {row['uri']} has no caption, so it can't be trained on: remove the row")
     return videos
+
+
+def _require_batch(pairs: int, batch_size: int) -> None:
+    if pairs < batch_size:
+        raise MgvrError(f"{pairs} captions make no batch of {batch_size}: lower --batch_size")
 
 
 def _pairs(videos: pa.Table, clips: ClipFiles) -> Pairs:

@@ -1,0 +1,61 @@
+"""What a run ran on and with: for its manifest."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import torch
+
+_VERSIONS = ("mgvr", "torch", "open_clip_torch", "ray", "pyarrow", "av", "decord", "faiss-cpu", "numpy")
+
+
+def versions() -> dict[str, str]:
+    """Versions of everything that can change a result; absent packages are left out."""
+    found = {"python": platform.python_version()}
+    for package in _VERSIONS:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    if commit := _git_commit():
+        found["commit"] = commit
+    return found
+
+
+def hardware() -> dict[str, str]:
+    """The machine the driver ran on."""
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    return {
+        "cpu": f"{os.cpu_count()} × {platform.processor() or platform.machine()}",
+        "memory": f"{memory:.0f} GiB",
+        "gpu": gpu,
+        "system": platform.system(),
+    }
+
+
+def command_line() -> str:
+    """The command that was given, as one would type it."""
+    program = Path(sys.argv[0]).name
+    return shlex.join([program, *sys.argv[1:]])
+
+
+def _git_commit() -> str | None:
+    try:
+        result = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=12"],
+            capture_output=True,
+            text=True,
+            cwd=Path(__file__).parent,
+            timeout=10,
+            check=False,
+        )
+    except OSError:
+        return None
+    return result.stdout.strip() or None

@@ -1,0 +1,218 @@
+"""mgvr train: broken videos cost themselves, clips are decoded once, and a seed is a training."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mgvr_core.config import parse
+from mgvr_core.errors import MgvrError
+from mgvr_core.model import checkpoint
+from mgvr_core.model.load import ModelConfig, load_model
+from mgvr_core.video import decoders
+from mgvr_core.video.sampling import SamplingConfig
+from pipelines import clips as clips_module
+from pipelines.clips import Clips
+from pipelines.models import cached_model, sampling_for
+from pipelines.train import TrainConfig, train
+from pipelines.training import epoch_order
+
+FRAMES, BATCH, EPOCHS = 4, 16, 2
+MODEL = {
+    "architecture": {
+        "embed_dim": 64,
+        "quick_gelu": True,
+        "vision_cfg": {"image_size": 32, "patch_size": 16, "width": 64, "head_width": 32, "layers": 1},
+        "text_cfg": {"context_length": 24, "width": 64, "heads": 2, "layers": 1},
+    },
+    "vocabulary": "captions",
+    "temporal_layers": 1,
+    "frames": FRAMES,
+    "words": 24,
+}
+SAMPLING = SamplingConfig(strategy="uniform", frames=FRAMES)
+
+
+@pytest.fixture(scope="module")
+def manifest(corpus, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The training split, with two videos that can't be decoded and one that is there twice."""
+    folder = tmp_path_factory.mktemp("training")
+    rows = [{**row, "uri": str(corpus.folder / row["uri"])} for row in corpus.records("train")]
+    (folder / "empty.mp4").touch()
+    (folder / "page.mp4").write_text("<html>")
+    rows.insert(3, {"id": "empty", "uri": str(folder / "empty.mp4"), "captions": ["nothing"]})
+    rows.insert(9, {"id": "page", "uri": str(folder / "page.mp4"), "captions": ["words", "more words"]})
+    file = folder / "train.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return file
+
+
+@pytest.fixture(scope="module")
+def run(corpus, manifest: Path) -> Callable[..., Path]:
+    def start(out: Path, **settings: Any) -> Path:
+        values = {
+            "out": str(out),
+            "corpus": {"uri": str(manifest)},
+            "validation": corpus.manifest("validation"),
+            "model": MODEL,
+            "sampling": SAMPLING,
+            "batch_size": BATCH,
+            "epochs": EPOCHS,
+            "optimiser": {"lr": 1e-3, "clip_lr_factor": 1.0},
+            **settings,
+        }
+        return train(parse(TrainConfig, values, source="the test"))
+
+    return start
+
+
+def metrics(out: Path) -> list[dict[str, float]]:
+    """What was logged of every epoch, but its time."""
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in line.items() if name != "seconds"} for line in lines]
+
+
+@pytest.fixture(scope="module")
+def trained(ray_cluster: None, run, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("trained")
+    assert run(out) == out / "model"
+    return out
+
+
+def test_every_epoch_is_measured(trained: Path) -> None:
+    logged = metrics(trained)
+    assert [line["epoch"] for line in logged] == [1, 2]
+    scores = {f"R@1_{name}" for name in ("video", "frame_weak", "tib_frame", "patch_weak", "fused")}
+    for line in logged:
+        assert set(line) == {"epoch", "loss", "loss_weak", "loss_strong", "loss_pearson", *scores}
+        assert all(math.isfinite(value) for value in line.values())
+        assert all(0 <= line[name] <= 1 for name in scores)
+        parts = 0.8 * line["loss_weak"] + 0.2 * line["loss_strong"] + 0.001 * line["loss_pearson"]
+        assert line["loss"] == pytest.approx(parts, rel=1e-5)
+    assert logged[0]["loss"] < 2 * math.log(BATCH)
+
+
+def test_the_checkpoint_is_what_the_other_jobs_take(trained: Path) -> None:
+    """Trained weights, with the frame sampling that it was trained on."""
+    model = ModelConfig(checkpoint=str(trained / "model"))
+    loaded = cached_model(model)
+    start = checkpoint.load(trained / "start")
+    changed = {
+        name
+        for name, weights in loaded.model.state_dict().items()
+        if not torch.equal(weights, start.model.state_dict()[name])
+    }
+    assert {"video_projection", "frame_mixing", "clip.visual.proj", "clip.text_projection"} <= changed
+    assert sampling_for(loaded, SamplingConfig()) == SAMPLING
+    assert loaded.about["epochs"] == EPOCHS
+    assert {"torch", "ray", "av"} <= loaded.about["versions"].keys()
+    assert not loaded.model.training
+    words = loaded.model.spec.tokenizer.vocabulary
+    assert {"nothing", "words"} <= set(words)  # of all captions, also those whose video is broken
+
+
+def test_all_clips_but_the_broken_are_kept_as_they_were_decoded(trained: Path, corpus) -> None:
+    stored = Clips(tuple(str(path) for path in sorted(trained.glob("clips/*/*.arrow"))))
+    names = [row["id"] for split in ("train", "validation") for row in corpus.records(split)]
+    assert sorted(stored.place) == sorted(names)
+    pixels, mask = stored.read(names[::5])
+    assert mask.all()
+    for name, frames in zip(names[::5], pixels, strict=True):
+        path = corpus.folder / name.rsplit("-", 1)[0] / f"{name}.mp4"
+        assert np.array_equal(frames, decoders.decode("pyav", decoders.Request(str(path), SAMPLING, 32)).frames)
+
+
+def test_broken_videos_are_listed_and_the_same_seed_is_the_same_training(
+    trained: Path, run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A second run into the folder finds its clips, decodes nothing, and comes to the same bits."""
+    before = {path: path.stat().st_mtime_ns for path in trained.glob("clips/**/*")}
+    logged = metrics(trained)
+    weights = (trained / "model" / "model.safetensors").read_bytes()
+
+    monkeypatch.setattr(clips_module, "progress", lambda *_: pytest.fail("clips that are there were decoded again"))
+    run(trained)
+    assert {path: path.stat().st_mtime_ns for path in trained.glob("clips/**/*")} == before
+    assert metrics(trained) == logged
+    assert (trained / "model" / "model.safetensors").read_bytes() == weights
+    printed = capsys.readouterr().out
+    assert "48 captions of 24 videos" in printed
+    assert "empty.mp4: not_a_video" in printed
+    assert "page.mp4: not_a_video" in printed
+    assert "failed      2 videos" in printed
+    assert str(trained / "model") in printed
+
+
+def test_two_workers_train_as_one(trained: Path, run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every worker has half of the rows of each batch, and all of its negatives. Clips may move with their folder."""
+    shutil.copytree(trained / "clips", tmp_path / "clips")
+    monkeypatch.setattr(clips_module, "progress", lambda *_: pytest.fail("clips that are there were decoded again"))
+    run(tmp_path, workers=2)
+    for one, two in zip(metrics(trained), metrics(tmp_path), strict=True):
+        for name in ("loss", "loss_weak", "loss_strong", "loss_pearson"):
+            assert two[name] == pytest.approx(one[name], abs=1e-4)
+
+
+@given(st.integers(1, 200), st.integers(0, 2**32), st.integers(0, 50))
+def test_an_epoch_has_every_pair_once_in_an_order_of_its_own(pairs: int, seed: int, epoch: int) -> None:
+    order = epoch_order(pairs, seed, epoch)
+    assert sorted(order.tolist()) == list(range(pairs))
+    assert np.array_equal(order, epoch_order(pairs, seed, epoch))
+
+
+def test_epochs_and_seeds_have_orders_of_their_own() -> None:
+    orders = {tuple(epoch_order(50, seed, epoch).tolist()) for seed in range(3) for epoch in range(3)}
+    assert len(orders) == 9
+
+
+RESNET = {
+    **MODEL["architecture"],
+    "vision_cfg": {"image_size": 32, "layers": [1, 1, 1, 1], "width": 16, "patch_size": None},
+}
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"batch_size": 64}, r"51 captions make no batch of 64: lower --batch_size"),
+        ({"batch_size": 9, "workers": 2}, r"batch_size 9 can't be shared equally by 2 workers"),
+        ({"decoding": {"decoder": "ffmpeg"}}, "no video decoder is called 'ffmpeg'"),
+        ({"compute": {"device": "gpu"}}, r"compute\.device"),
+        ({"sampling": {"strategy": "uniform", "frames": 6}}, "trained at 4 frames, but the videos have 6"),
+        ({"model": {**MODEL, "architecture": RESNET}}, r"no patch features: set --loss\.patch_weak 0"),
+        ({"validation": {"uri": "nowhere.jsonl"}}, "nowhere.jsonl"),
+    ],
+)
+def test_what_can_be_checked_is_checked_before_ray_starts(
+    no_ray: None, run, tmp_path: Path, settings: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(MgvrError, match=message):
+        run(tmp_path / "out", **settings)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("role", ["corpus", "validation"])
+def test_a_video_without_a_caption_is_named_before_ray_starts(no_ray: None, run, tmp_path: Path, role: str) -> None:
+    file = tmp_path / "captions.csv"
+    file.write_text("id,uri,caption\na,a.mp4,a red circle\nb,b.mp4,\n")
+    with pytest.raises(MgvrError, match=r"captions\.csv.*b\.mp4 has no caption"):
+        run(tmp_path / "out", **{role: {"uri": str(file)}})
+
+
+def test_the_start_is_a_function_of_its_seed() -> None:
+    """What two trainings share before their first step."""
+    config = parse(ModelConfig, MODEL, source="the test")
+    one, same = (load_model(config, ["a red circle"]).model.state_dict() for _ in range(2))
+    other = load_model(config.model_copy(update={"seed": 1}), ["a red circle"]).model.state_dict()
+    assert all(torch.equal(one[name], same[name]) for name in one)
+    assert not torch.equal(one["clip.visual.proj"], other["clip.visual.proj"])
