@@ -6,9 +6,6 @@ BIN := .venv/bin
 STAMP := .venv/.ready
 PYTEST := $(BIN)/python -m pytest
 
-# matplotlib's font cache belongs to the checkout, not to the home folder.
-export MPLCONFIGDIR ?= $(CURDIR)/.cache/matplotlib
-
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 

@@ -7,14 +7,14 @@ everything that can be checked without starting a cluster is checked here, in on
 from __future__ import annotations
 
 import difflib
-import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from types import NoneType, UnionType
+from typing import Annotated, Any, TypeVar, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails
 
 from mgvr_core.errors import MgvrError
@@ -30,19 +30,32 @@ class Section(BaseModel):
 ConfigT = TypeVar("ConfigT", bound=Section)
 
 
-def load(kind: type[ConfigT], file: Path | None, overrides: Mapping[str, str]) -> ConfigT:
+def _local(name: str) -> str:
+    if "://" in name:
+        raise ValueError("must be a folder or file on this machine; object stores are not written or read yet")
+    return name
+
+
+LocalPath = Annotated[str, AfterValidator(_local)]
+"""A path of the file system. A URL would be taken for a relative path, on every machine another."""
+
+
+def load(
+    kind: type[ConfigT], file: Path | None, overrides: Mapping[str, str], environment: Mapping[str, str] | None = None
+) -> ConfigT:
     """The configuration of `kind` from a YAML file and dotted overrides (`{"sampling.fps": "2"}`).
 
-    In the file `${NAME}` and `${NAME:-default}` stand for environment variables: where data lies differs between a
-    laptop and a cluster, what a job does need not. Override values are read as YAML, so that `2`, `true`, `null` and
-    `[a, b]` mean what they mean in the file.
+    In the file `${NAME}` and `${NAME:-default}` stand for values of `environment`: where data lies differs between a
+    laptop and a cluster, what a job does need not. Override values are texts where the key holds a text,
+    and otherwise read as YAML, so that `2`, `true`, `null` and `[a, b]` mean what they mean in the file.
     Raises MgvrError with one line for every key that is unknown (with the nearest known one) or wrong.
     """
     merged: dict[str, Any] = {}
     if file is not None:
-        merged = _expand(_read_yaml(file), str(file))
+        merged = _expand(_read_yaml(file), environment or {}, str(file))
+    annotations = {name: field.annotation for name, field in keys(kind)}
     for dotted, text in overrides.items():
-        _assign(merged, dotted, text)
+        _assign(merged, dotted, _read_value(text, annotations.get(dotted)))
     return parse(kind, merged, source=str(file) if file else "the command line")
 
 
@@ -90,18 +103,18 @@ def _read_yaml(file: Path) -> dict[str, Any]:
 _VARIABLE = re.compile(r"\$\{(\w+)(?::-([^}]*))?\}")
 
 
-def _expand(value: Any, where: str) -> Any:
-    """Every `${NAME}` and `${NAME:-default}` in the texts of a file, from the environment."""
+def _expand(value: Any, environment: Mapping[str, str], where: str) -> Any:
+    """Every `${NAME}` and `${NAME:-default}` in the texts of a file, from the environment given."""
     if isinstance(value, dict):
-        return {key: _expand(inner, f"{where}: {key}") for key, inner in value.items()}
+        return {key: _expand(inner, environment, f"{where}: {key}") for key, inner in value.items()}
     if isinstance(value, list):
-        return [_expand(inner, where) for inner in value]
+        return [_expand(inner, environment, where) for inner in value]
     if not isinstance(value, str):
         return value
 
     def replace(found: re.Match[str]) -> str:
         name, default = found.groups()
-        if (text := os.environ.get(name, default)) is None:
+        if (text := environment.get(name, default)) is None:
             raise MgvrError(
                 f"{where}: the environment variable {name} is not set; set it, or write ${{{name}:-default}}"
             )
@@ -110,7 +123,18 @@ def _expand(value: Any, where: str) -> Any:
     return _VARIABLE.sub(replace, value)
 
 
-def _assign(values: dict[str, Any], dotted: str, text: str) -> None:
+def _read_value(text: str, annotation: object) -> Any:
+    """The value behind a word of the command line. A path like `clip #1.mp4` must not be read as YAML."""
+    options = get_args(annotation) if get_origin(annotation) is UnionType else (annotation,)
+    if str in options:
+        return None if text == "null" and NoneType in options else text
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+
+
+def _assign(values: dict[str, Any], dotted: str, value: Any) -> None:
     *parents, leaf = dotted.split(".")
     for parent in parents:
         inner = values.setdefault(parent, {})
@@ -119,10 +143,7 @@ def _assign(values: dict[str, Any], dotted: str, text: str) -> None:
         if not isinstance(inner, dict):
             raise MgvrError(f"--{dotted}: {parent} is a plain value in the file, not a group of keys")
         values = inner
-    try:
-        values[leaf] = yaml.safe_load(text)
-    except yaml.YAMLError:
-        values[leaf] = text
+    values[leaf] = value
 
 
 def _explain(kind: type[BaseModel], details: ErrorDetails) -> str:

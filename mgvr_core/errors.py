@@ -6,3 +6,7 @@ class MgvrError(Exception):
 
     The command line prints the message alone (no traceback) and exits with status 2.
     """
+
+
+class JobError(MgvrError):
+    """Work had begun and could not be finished: as MgvrError, but with exit status 1."""

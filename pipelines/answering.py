@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +21,7 @@ from mgvr_core.model.tokenizer import build_tokenizer, split_words
 from mgvr_core.retrieval.coarse import Candidates
 from mgvr_core.retrieval.rerank import Reranker, score_pairs
 from pipelines.models import ComputeConfig, cached_model, text_vectors
+from pipelines.progress import progress
 
 _TEXT_BLOCK = 256
 """Captions that go through the text tower at once."""
@@ -60,7 +60,7 @@ class EncodeTexts:
 
     def __init__(self, model: ModelConfig, compute: ComputeConfig) -> None:
         self._device = compute.torch_device()
-        torch.set_num_threads(compute.threads or os.cpu_count() or 1)
+        torch.set_num_threads(compute.thread_count(compute.workers))
         self._model = cached_model(model).model.to(self._device)
         self._tokenizer = build_tokenizer(self._model.spec.tokenizer)
 
@@ -111,7 +111,7 @@ def load_pool(snapshot: Snapshot) -> Pool:
         vectors.append(tensor_column(table, "video").astype(np.float32))
         shards.append(np.full(table.num_rows, number))
         rows.append(np.arange(table.num_rows))
-    order = np.argsort(np.array(ids))
+    order = sorted(range(len(ids)), key=ids.__getitem__)
     return Pool(
         ids=[ids[place] for place in order],
         uris=[uris[place] for place in order],
@@ -127,7 +127,6 @@ def rerank(
     reranker: Reranker,
     texts: Texts,
     pairs: tuple[NDArray[np.int64], NDArray[np.int64]],
-    counter: Any,
 ) -> dict[str, NDArray[np.float32]]:
     """Scores of (text, video) pairs, both (M,) rows of `texts` and `pool`: name -> (M,).
 
@@ -144,11 +143,12 @@ def rerank(
     names = [*reranker.weights.active, "fused"]
     scores = {name: np.empty(len(text), np.float32) for name in names}
     waiting = list(tasks)
-    while waiting:
-        (done,), waiting = ray.wait(waiting)
-        for name, values in ray.get(done).items():
-            scores[name][tasks[done]] = values
-        counter.add.remote("pairs reranked", len(tasks[done]))
+    with progress("rerank", len(text), "pairs") as counter:
+        while waiting:
+            (done,), waiting = ray.wait(waiting)
+            for name, values in ray.get(done).items():
+                scores[name][tasks[done]] = values
+            counter.add.remote("pairs", len(tasks[done]))
     return scores
 
 

@@ -52,8 +52,11 @@ class Queries:
     @staticmethod
     def from_table(table: pa.Table) -> Queries:
         """From `read_queries`."""
-        texts, text_of = np.unique(np.array(table["text"].to_pylist()), return_inverse=True)
-        return Queries(table["id"].to_pylist(), texts.tolist(), text_of, table["relevant"].to_pylist())
+        texts = table["text"].to_pylist()
+        distinct = sorted(set(texts))
+        row = {text: number for number, text in enumerate(distinct)}
+        text_of = np.array([row[text] for text in texts], np.int64)
+        return Queries(table["id"].to_pylist(), distinct, text_of, table["relevant"].to_pylist())
 
     @property
     def labelled(self) -> NDArray[np.bool_]:
@@ -79,6 +82,12 @@ class Answers:
     def row_of(self) -> dict[str, int]:
         """Rows of the pool by video id."""
         return {name: row for row, name in enumerate(self.pool.ids)}
+
+    @cached_property
+    def asking_videos(self) -> NDArray[np.int64]:
+        """Rows of the videos that ask in the other direction: those which a query has as a right answer."""
+        named = {name for ids in self.queries.relevant for name in ids}
+        return np.array(sorted(self.row_of[name] for name in named if name in self.row_of), np.int64)
 
     def positions(self, ranking: Ranking) -> Positions:
         """Where the right answers of the labelled queries stand in a ranking."""

@@ -29,8 +29,6 @@ from mgvr_core.video.sampling import SamplingConfig
 from pipelines.decoding import Batch, Decode, DecodingConfig
 from pipelines.progress import progress
 
-_BLOCK = 16
-"""Videos that a decoder takes at once."""
 _ROWS = 256
 """Clips in one file."""
 
@@ -45,7 +43,7 @@ class ClipFiles:
 
 
 def decode_clips(
-    videos: pa.Table, sampling: SamplingConfig, size: int, decoding: DecodingConfig, folder: Path
+    videos: pa.Table, sampling: SamplingConfig, size: int, decoding: DecodingConfig, folder: Path, stall_s: int
 ) -> ClipFiles:
     """Decode the rows of `unique_videos` into `folder`, or find their clips there; needs a Ray connection."""
     names = ("id", "content_hash", "start", "end")
@@ -64,7 +62,8 @@ def decode_clips(
         document = json.loads(done.read_text(encoding="utf-8"))
         return ClipFiles(tuple(str(place / name) for name in document["files"]), tuple(document["failures"]))
     place.mkdir(parents=True, exist_ok=True)
-    blocks = [videos.slice(begin, _BLOCK) for begin in range(0, len(videos), _BLOCK)]
+    decoders, block = decoding.plan(len(videos), stall_s)
+    blocks = [videos.slice(begin, block) for begin in range(0, len(videos), block)]
     with progress("decode", len(videos), "decoded") as counter:
         written = (
             ray.data.from_arrow(blocks)
@@ -73,7 +72,7 @@ def decode_clips(
                 fn_constructor_args=(decoding, sampling, size, 0, counter),
                 batch_size=None,
                 batch_format="pyarrow",
-                compute=ActorPoolStrategy(size=decoding.pool()),
+                compute=ActorPoolStrategy(size=decoders),
             )
             .map_batches(
                 _WriteClips,

@@ -1,4 +1,4 @@
-"""The first stages of the encode and train jobs: files to content hashes, and to sampled frames.
+"""The first stage of the encode and train jobs: files to sampled frames.
 
 A faulty video never raises here: it becomes a row whose `fault` says what is wrong, and travels on to the failures
 table. Ray cannot tell a poisoned row from a lost machine, so exceptions are left to mean the latter.
@@ -10,7 +10,6 @@ another Arrow type than its neighbours. Nothing here imports torch: a decoding w
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,32 +18,17 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from mgvr_core.config import Section
-from mgvr_core.identity import hash_file
-from mgvr_core.video.decoders import Clip, DecodeError, Request, require_regular_file
+from mgvr_core.video.decoders import Clip, DecodeError, Request
 from mgvr_core.video.sampling import SamplingConfig
 from mgvr_core.video.sandbox import Limits, Sandbox
 from mgvr_core.video.thumbnail import thumbnail
 from pipelines.runtime import cluster_cpus
 
+_BLOCK = 16
+"""The most videos that a decoder takes at once."""
+
 Batch = dict[str, Any]
 """Columns of a Ray Data batch: arrays whose first axis is the row."""
-
-
-def identify(table: pa.Table) -> pa.Table:
-    """Add each file's content hash, or the fault that kept it from being read. Rows of `list_videos`."""
-    hashes: list[str] = []
-    faults: list[str] = []
-    for uri in table["uri"].to_pylist():
-        try:
-            require_regular_file(uri)
-            hashes.append(hash_file(Path(uri)))
-            faults.append("")
-        except (DecodeError, OSError) as error:
-            kind = error.kind if isinstance(error, DecodeError) else "missing"
-            hashes.append("")
-            faults.append(fault("read", kind, str(error)))
-    table = table.append_column("content_hash", pa.array(hashes, pa.string()))
-    return table.append_column("fault", pa.array(faults, pa.string()))
 
 
 def fault(stage: str, kind: str, message: str) -> str:
@@ -57,14 +41,20 @@ class DecodingConfig(Section):
 
     decoder: str = Field("pyav", description="pyav, or decord (Linux on x86-64; refuses the files it gets wrong)")
     limits: Limits = Limits()
-    workers: int | None = Field(None, gt=0, description="decoding processes; none: all CPUs of the cluster but two")
+    workers: int | None = Field(
+        None, gt=0, description="decoding processes; none: all CPUs that the cluster has at the start but two"
+    )
 
-    def pool(self) -> int:
-        """Decoding processes on the connected cluster.
+    def plan(self, rows: int, stall_s: int) -> tuple[int, int]:
+        """Decoding processes on the connected cluster, and videos that one takes at once.
 
         Two CPUs stay free, for the model and for the writer: a pool that holds every CPU starves the other stages.
+        Small blocks keep all processes busy to the end and what is in flight within memory; and a block of files that
+        all run into the time limit must not look like a stalled job.
         """
-        return self.workers or max(1, cluster_cpus() - 2)
+        pool = self.workers or max(1, cluster_cpus() - 2)
+        block = min(_BLOCK, -(-rows // (4 * pool)), int(stall_s / (2 * self.limits.timeout_s)))
+        return min(pool, rows), max(1, block)
 
 
 class Decode:
@@ -106,7 +96,8 @@ class Decode:
             return {**result, "fault": fault("decode", error.kind, str(error))}
         n = len(clip.frames)
         result["timestamps"][:n], result["mask"][:n], result["pixels"][:n] = clip.timestamps, True, clip.frames
-        return {**result, "duration": clip.duration, "fps": clip.fps, "thumbnail": self._thumbnail(clip)}
+        duration = min(row["end"] or clip.duration, clip.duration) - (row["start"] or 0.0)
+        return {**result, "duration": duration, "fps": clip.fps, "thumbnail": self._thumbnail(clip)}
 
     def _thumbnail(self, clip: Clip) -> bytes:
         return thumbnail(clip.frames, self._thumbnail_side) if self._thumbnail_side else b""

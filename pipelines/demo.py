@@ -3,8 +3,8 @@
 Writes   OUT/corpus/     real mp4 files of coloured shapes on textures, with captions; train, validation and test
          OUT/train/      a small model trained on them
          OUT/features/   the test videos, encoded
-         OUT/answers/    the answers to their captions
-         OUT/report.{json,md,html}   coarse against two-stage retrieval
+         OUT/results.parquet, run.trec, qrels.trec   the answers to their captions
+         OUT/report.{json,md,html}                   coarse against two-stage retrieval
 
 The captions name one short event of several in a video, or the order of two. One vector for a whole video can hardly
 tell; frames and patches can. That is what two-stage retrieval is for, and what the report measures.
@@ -26,11 +26,12 @@ from typing import Any
 import ray
 from pydantic import Field
 
-from mgvr_core.config import Section
+from mgvr_core.config import LocalPath, Section
 from mgvr_core.datasets.manifest import CorpusConfig
 from mgvr_core.datasets.procedural import write_manifests, write_videos
 from mgvr_core.datasets.queries import QueriesConfig
 from mgvr_core.datasets.scenes import SPLITS, ProceduralConfig, Split, count
+from mgvr_core.errors import MgvrError
 from mgvr_core.evaluation.report import Direction, Report
 from mgvr_core.model.load import ModelConfig
 from mgvr_core.model.optimiser import OptimiserConfig
@@ -62,7 +63,7 @@ of so short a training rests at chance for its first third.
 class DemoConfig(Section):
     """mgvr demo."""
 
-    out: str = Field("runs/demo", description="folder of everything that the demo makes")
+    out: LocalPath = Field("runs/demo", description="folder of everything that the demo makes")
     corpus: ProceduralConfig = ProceduralConfig()
     epochs: int = Field(3, gt=0, description="times that every training caption is seen")
     seed: int = Field(0, description="seed of the model's weights and of the order of the captions")
@@ -73,6 +74,7 @@ def demo(config: DemoConfig) -> Report:
     """Make the corpus, train, encode, retrieve, and compare coarse with two-stage retrieval."""
     began = time.monotonic()
     out = Path(config.out)
+    _claim(out)
     with cluster(config.ray):
         make_corpus(out / "corpus", config.corpus)
         trained = train(_training(config, out))
@@ -98,6 +100,15 @@ def demo(config: DemoConfig) -> Report:
         )
     print(_closing(report, out, time.monotonic() - began))
     return report
+
+
+def _claim(out: Path) -> None:
+    """Make the folder the demo's own; raises MgvrError for one that holds something else, which a run would replace."""
+    marker = out / ".mgvr-demo"
+    if out.exists() and any(out.iterdir()) and not marker.exists():
+        raise MgvrError(f"{out} holds files that no demo made: choose another folder with --out")
+    out.mkdir(parents=True, exist_ok=True)
+    marker.touch()
 
 
 def make_corpus(folder: Path, config: ProceduralConfig) -> None:

@@ -94,8 +94,8 @@ def decord() -> list[Finding]:
     """The decoder that users may choose and must not choose unawares."""
     if importlib.util.find_spec("decord") is None:
         return [Finding("decord", "note", "not installed, and not needed: PyAV is the default decoder")]
-    caveat = f"{version('decord')}, not the default: for some files it returns wrong frames without an error"
-    return [Finding("decord", "note", caveat, "choose it only for files whose frames you have compared with PyAV's")]
+    caveat = f"{version('decord')}, not the default: it would give wrong frames of some files"
+    return [Finding("decord", "note", caveat, "where it is chosen, those files are refused; they need PyAV")]
 
 
 def codecs() -> list[Finding]:

@@ -7,9 +7,9 @@ Writes   OUT/shards/*.parquet          the features, readable by pyarrow, DuckDB
 
 Every video is decoded in a child process with a time limit; a broken file costs itself alone.
 
-  mgvr encode --corpus.uri videos/ --model.checkpoint runs/demo/model --out runs/features
+  mgvr encode --corpus.uri videos/ --model.checkpoint runs/demo/train/model --out runs/features
   mgvr encode --corpus.uri videos/ --model.name ViT-B-32-quickgelu --model.weights openai --out runs/features
-  mgvr encode jobs/encode.yaml --sampling.frames 8
+  mgvr encode jobs/encode.yaml --features.patches false
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ import ray.data
 from pydantic import Field
 from ray.data import ActorPoolStrategy, Dataset
 
-from mgvr_core.config import Section
-from mgvr_core.datasets.manifest import CorpusConfig, list_videos
+from mgvr_core.config import LocalPath, Section
+from mgvr_core.datasets.manifest import CorpusConfig
 from mgvr_core.errors import MgvrError
 from mgvr_core.features.schema import FeatureShape
 from mgvr_core.features.store import FeatureStore, ShardInfo, Snapshot
@@ -37,7 +37,7 @@ from mgvr_core.model.load import ModelConfig
 from mgvr_core.video.sampling import SamplingConfig
 from pipelines.decoding import Decode, DecodingConfig
 from pipelines.encoding import Encode
-from pipelines.identifying import unique_videos
+from pipelines.identifying import list_local_videos, unique_videos
 from pipelines.models import (
     ComputeConfig,
     cached_model,
@@ -60,7 +60,7 @@ class FeaturesConfig(Section):
 class EncodeConfig(Section):
     """mgvr encode."""
 
-    out: str = Field(description="folder of the feature set")
+    out: LocalPath = Field(description="folder of the feature set; a run replaces the current snapshot by its own")
     corpus: CorpusConfig
     model: ModelConfig
     sampling: SamplingConfig = Field(
@@ -75,7 +75,7 @@ class EncodeConfig(Section):
 def encode(config: EncodeConfig) -> Snapshot:
     """Run the job; raises MgvrError before Ray starts where the configuration, the corpus or the model is wrong."""
     began = time.monotonic()
-    videos = list_videos(config.corpus)
+    videos = list_local_videos(config.corpus)
     compute = config.compute.resolved()
     store = FeatureStore(Path(config.out))
     checkpoint = cached_model(config.model)
@@ -85,13 +85,14 @@ def encode(config: EncodeConfig) -> Snapshot:
         raise MgvrError(f"{checkpoint.source} has no patch features: set --features.patches false")
     shape = FeatureShape(sampling.frames, model.spec.dim, model.patches_per_frame if config.features.patches else 0)
     fingerprint = feature_fingerprint(model, sampling, config.decoding.decoder, shape, compute.final_precision())
+    store.require_writable()
     store.require_fingerprint(fingerprint)
     parent = store.latest()
     with cluster(config.ray):
         rows, refused = unique_videos(videos)
         with progress("encode", len(rows), "encoded") as counter:
-            pipeline = _pipeline(config, compute, rows, sampling, shape, fingerprint, counter)
-            made = pipeline.iter_rows() if len(rows) else ()
+            stages = (config, compute, rows, sampling, shape, fingerprint, counter)
+            made = _pipeline(*stages).iter_rows() if len(rows) else ()
             written = [(row["kind"], ShardInfo(**json.loads(row["info"]))) for row in made]
     shards = sorted((info for kind, info in written if kind == "shard"), key=lambda info: info.path)
     failures = [info for kind, info in written if kind == "failures"]
@@ -113,13 +114,11 @@ def _pipeline(
     counter: Any,
 ) -> Dataset:
     """Rows -> decode (CPU processes) -> encode (one model a device) -> shards."""
-    decoders = config.decoding.pool()
+    decoders, block = config.decoding.plan(len(rows), config.ray.stall_s)
     size = cached_model(config.model).model.spec.image_size
-    # Small blocks keep all decoders busy to the end, and what is in flight within memory.
-    block = max(1, min(16, -(-len(rows) // (4 * decoders))))
     blocks = [rows.slice(begin, block) for begin in range(0, len(rows), block)]
     return (
-        ray.data.from_arrow(blocks or [rows])
+        ray.data.from_arrow(blocks)
         .map_batches(
             Decode,
             fn_constructor_args=(config.decoding, sampling, size, config.features.thumbnail, counter),
@@ -145,10 +144,11 @@ def _pipeline(
 
 def _summary(snapshot: Snapshot, listed: int, seconds: float) -> str:
     kinds = Counter(snapshot.failed()["kind"].to_pylist())
+    duplicates = kinds.pop("duplicate", 0)
     failed = sum(kinds.values())
     size = sum(shard.bytes for shard in snapshot.shards)
     rows = {
-        "videos": f"{listed} listed, {snapshot.rows} encoded, {failed} failed",
+        "videos": f"{listed} listed, {snapshot.rows} encoded, {failed} failed, {duplicates} duplicates",
         "failures": ", ".join(f"{kind} {count}" for kind, count in kinds.most_common()) or "none",
         "features": f"{snapshot.root}, snapshot {snapshot.number}, {len(snapshot.shards)} shards",
         "fingerprint": snapshot.fingerprint.digest,

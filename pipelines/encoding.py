@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,7 @@ from numpy.typing import NDArray
 from mgvr_core.features.schema import FeatureShape
 from mgvr_core.identity import Fingerprint
 from mgvr_core.model.load import ModelConfig
-from pipelines.decoding import Batch
+from pipelines.decoding import Batch, fault
 from pipelines.models import MODEL_PARTS, ComputeConfig, cached_model, model_fingerprint, preprocessing
 
 
@@ -23,7 +22,7 @@ class Encode:
         self, model: ModelConfig, expected: Fingerprint, compute: ComputeConfig, shape: FeatureShape, counter: Any
     ) -> None:
         self._device, self._compute = compute.torch_device(), compute
-        torch.set_num_threads(compute.threads or os.cpu_count() or 1)
+        torch.set_num_threads(compute.thread_count(compute.workers))
         self._model = cached_model(model).model.to(self._device)
         found = expected.differences(model_fingerprint(self._model), names=MODEL_PARTS)
         if found:
@@ -41,7 +40,13 @@ class Encode:
             if name in features:
                 values[good] = features[name]
             batch[name] = values
-        self._counter.add.remote("encoded", int(good.sum()))
+        # A model can overflow on one video: it costs itself alone.
+        finite = np.isfinite(batch["video"]).all(axis=1) & np.isfinite(batch["frames"]).all(axis=(1, 2))
+        for row in np.flatnonzero(good & ~finite):
+            faults = batch["fault"].astype(object)
+            faults[row] = fault("encode", "not_finite", f"{batch['uri'][row]}: the model gave NaN or infinity")
+            batch["fault"] = faults
+        self._counter.add.remote("encoded", int((good & finite).sum()))
         return batch
 
     def _features(self, pixels: NDArray[np.uint8], mask: NDArray[np.bool_]) -> dict[str, NDArray[np.float16]]:

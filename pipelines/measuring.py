@@ -121,11 +121,11 @@ def _text_to_video(config: ReportConfig, answers: Answers, coarse: Positions, fi
     )
 
 
-def _video_to_text(config: ReportConfig, answers: Answers, found: Candidates, final: Ranking) -> Direction | None:
+def _video_to_text(config: ReportConfig, answers: Answers, found: Candidates, final: Ranking) -> Direction:
     """The other direction: videos with known captions ask, and groups of captions with one right answer are ranked.
 
     A group stands where its best caption stands (docs/method.md, section 6): ranking single captions gives other
-    figures. None where no video of the pool has a caption.
+    figures. `found` and `final` have a row for each of `answers.asking_videos`.
     """
     groups: dict[frozenset[str], int] = {}
     member: list[tuple[int, int]] = []  # (text row, group)
@@ -138,29 +138,27 @@ def _video_to_text(config: ReportConfig, answers: Answers, found: Candidates, fi
     for members, number in groups.items():
         for name in members:
             right.setdefault(name, []).append(number)
-    asked = [row for row, name in enumerate(answers.pool.ids) if name in right]
-    if not asked:
-        return None
+    asked = answers.asking_videos
+    relevant = [right[answers.pool.ids[video]] for video in asked]
     of_text: dict[int, set[int]] = {}
     for row, number in zip(text.tolist(), group.tolist(), strict=True):
         of_text.setdefault(row, set()).add(number)
     recalled = np.array(
         [
-            any(of_text.get(int(row), set()) & set(right[answers.pool.ids[video]]) for row in found.index[video])
-            for video in asked
+            any(of_text.get(int(row), set()) & set(groups_of) for row in rows)
+            for rows, groups_of in zip(found.index, relevant, strict=True)
         ],
         float,
     )
     block = max(1, _BLOCK_VALUES // len(answers.queries.texts))
     positions: dict[str, list[Positions]] = {"coarse": [], "two_stage": []}
     for begin in range(0, len(asked), block):
-        rows = np.array(asked[begin : begin + block])
+        rows = slice(begin, begin + block)
         for name, ranking in (("coarse", coarse_ranking(found)), ("two_stage", final)):
             part = Ranking(ranking.index[rows], ranking.score[rows], ranking.coarse_rank[rows])
-            scores = whole_scores(part, answers.pool.video[rows], answers.projected)  # (B, T)
+            scores = whole_scores(part, answers.pool.video[asked[rows]], answers.projected)  # (B, T)
             grouped = np.maximum.reduceat(scores[:, text], starts, axis=1)  # (B, G)
-            relevant = [right[answers.pool.ids[row]] for row in rows]
-            positions[name].append(positions_from_scores(grouped, relevant))
+            positions[name].append(positions_from_scores(grouped, relevant[rows]))
     return compare(
         concatenate(positions["coarse"]),
         concatenate(positions["two_stage"]),

@@ -19,6 +19,7 @@ from mgvr_core.model.spec import ModelSpec
 from mgvr_core.video.decoders import decoder_version
 from mgvr_core.video.preprocess import PreprocessConfig
 from mgvr_core.video.sampling import SamplingConfig
+from pipelines.runtime import available_cores
 
 MODEL_PARTS = ("weights", "activation")
 """The parts of a feature set's fingerprint that a model must share to search it."""
@@ -33,13 +34,19 @@ class DeviceConfig(Section):
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="of the towers; auto: bfloat16 on a GPU, float32 on a CPU; losses and scores are float32"
     )
-    threads: int | None = Field(None, gt=0, description="CPU threads of the model; none: all cores of the machine")
+    threads: int | None = Field(
+        None, gt=0, description="CPU threads of a model; none: the machine's cores, shared equally"
+    )
 
     def torch_device(self) -> torch.device:
         """The device by its final name."""
         if self.device == "auto":
             return torch.device("cuda" if torch.cuda.is_available() else "cpu")
         return torch.device(self.device)
+
+    def thread_count(self, sharing: int) -> int:
+        """CPU threads of one model where `sharing` of them run on a machine."""
+        return self.threads or max(1, available_cores() // sharing)
 
     def final_precision(self) -> str:
         """`float32` or `bfloat16`."""
@@ -68,10 +75,14 @@ class ComputeConfig(DeviceConfig):
     workers: int = Field(1, gt=0, description="models side by side; on GPUs one a GPU")
 
 
-@lru_cache(maxsize=1)
 def cached_model(config: ModelConfig) -> Checkpoint:
     """The model, loaded once a process."""
-    return load_model(config)
+    return _load(config.model_dump_json())
+
+
+@lru_cache(maxsize=1)
+def _load(config: str) -> Checkpoint:
+    return load_model(ModelConfig.model_validate_json(config))
 
 
 def preprocessing(spec: ModelSpec) -> PreprocessConfig:

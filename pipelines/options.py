@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 import sys
 import textwrap
 from collections.abc import Sequence
@@ -40,11 +41,11 @@ def read_options(kind: type[ConfigT], program: str, guide: str | None, argv: Seq
         if name not in known:
             raise MgvrError(f"unknown option --{name}{suggest(name, known) or '.'} {program} --help lists them all.")
         if not given:
-            if not words:
-                raise MgvrError(f"--{name} needs a value")
+            if not words or words[0].startswith("--"):
+                raise MgvrError(f"--{name} needs a value; one that begins with -- is given as --{name}=VALUE")
             value = words.pop(0)
         overrides[name] = value
-    return load(kind, file, overrides)
+    return load(kind, file, overrides, os.environ)
 
 
 def help_text(kind: type[Section], program: str, guide: str | None) -> str:

@@ -10,9 +10,12 @@ from contextlib import contextmanager
 from typing import Any
 
 import ray
+from ray.exceptions import RayError
 
 _EVERY_TERMINAL, _EVERY_LOG = 1.0, 10.0
 """Seconds between lines: on a terminal the line is rewritten, in a log each one stays."""
+_PATIENCE = 5.0
+"""Seconds that a line waits for the counter."""
 
 
 @ray.remote(num_cpus=0)
@@ -56,7 +59,10 @@ def _print(label: str, total: int, counted: str, counter: Any, done: threading.E
     terminal = sys.stderr.isatty()
     began = time.monotonic()
     while not done.wait(_EVERY_TERMINAL if terminal else _EVERY_LOG):
-        counts = ray.get(counter.read.remote())
+        try:
+            counts = ray.get(counter.read.remote(), timeout=_PATIENCE)
+        except (RayError, TimeoutError):
+            continue  # a line of progress is not worth a job: its node may be gone, or busy
         line = describe(label, counts, total, counted, time.monotonic() - began)
         print(f"\r\x1b[K{line}" if terminal else line, end="" if terminal else "\n", file=sys.stderr, flush=True)
     if terminal:

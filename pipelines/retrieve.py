@@ -9,7 +9,8 @@ Writes   OUT/results.parquet              the answers of every query, best first
 Stage 1 finds k candidates by the coarse vector; stage 2 scores those alone by frames, patches and the coarse score.
 Queries without right answers are a plain search: results and thumbnails, no metrics.
 
-  mgvr retrieve --features runs/features --queries.uri queries.csv --model.checkpoint runs/demo/model --out runs/answers
+  mgvr retrieve --features runs/demo/features --queries.uri queries.csv --model.checkpoint runs/demo/train/model \
+      --out runs/answers
   mgvr retrieve jobs/retrieve.yaml --k 100 --rerank.patch_weak 0
 """
 
@@ -19,10 +20,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 from pydantic import Field
 
-from mgvr_core.config import Section
+from mgvr_core.config import LocalPath, Section
 from mgvr_core.datasets.queries import QueriesConfig, read_queries
 from mgvr_core.errors import MgvrError
 from mgvr_core.evaluation.render import write_report
@@ -31,7 +31,7 @@ from mgvr_core.features.schema import shape_of
 from mgvr_core.features.store import FeatureStore, Snapshot
 from mgvr_core.model.checkpoint import Checkpoint
 from mgvr_core.model.load import ModelConfig
-from mgvr_core.retrieval.coarse import Candidates, search
+from mgvr_core.retrieval.coarse import search
 from mgvr_core.retrieval.rerank import Reranker
 from mgvr_core.retrieval.two_stage import coarse_ranking, reranked
 from mgvr_core.scoring.fusion import FusionWeights
@@ -46,8 +46,8 @@ from pipelines.runtime import RayConfig, Stopwatch, cluster, main, summary
 class RetrieveConfig(Section):
     """mgvr retrieve."""
 
-    out: str = Field(description="folder of the answers and the report")
-    features: str = Field(description="folder of a feature set that mgvr encode wrote")
+    out: LocalPath = Field(description="folder of the answers and the report")
+    features: LocalPath = Field(description="folder of a feature set that mgvr encode wrote")
     snapshot: int | None = Field(None, gt=0, description="number of an older snapshot; none: the current one")
     queries: QueriesConfig
     model: ModelConfig
@@ -69,8 +69,8 @@ def retrieve(config: RetrieveConfig) -> Report:
     checkpoint = cached_model(config.model)
     reranker = _reranker(config, checkpoint, snapshot)
     watch = Stopwatch()
-    with cluster(config.ray), progress("retrieve", len(queries.texts), "encoded") as counter:
-        with watch.stage("encode texts"):
+    with cluster(config.ray):
+        with watch.stage("encode texts"), progress("encode texts", len(queries.texts), "encoded") as counter:
             texts = encode_texts(queries.texts, config.model, config.compute.resolved(), counter)
         with watch.stage("read coarse vectors"):
             pool = load_pool(snapshot)
@@ -78,7 +78,7 @@ def retrieve(config: RetrieveConfig) -> Report:
             projected = texts.vectors @ reranker.projection.numpy()  # (T, D) @ (D, D)
             candidates = search(projected, pool.video, config.k)
         with watch.stage("stage 2: rerank"):
-            scores = rerank(snapshot, pool, reranker, texts, candidate_pairs(candidates), counter)
+            scores = rerank(snapshot, pool, reranker, texts, candidate_pairs(candidates))
         shape = candidates.index.shape
         answers = Answers(
             queries=queries,
@@ -90,13 +90,11 @@ def retrieve(config: RetrieveConfig) -> Report:
             single={name: reranked(candidates, scores[name].reshape(shape)) for name in reranker.weights.active},
         )
         backwards = None
-        if config.video_to_text and queries.labelled.any():
+        if config.video_to_text and len(answers.asking_videos):
             with watch.stage("video to text: both stages"):
-                captions = np.unique(queries.text_of[queries.labelled])
-                found = search(pool.video, projected[captions], config.k)
-                found = Candidates(captions[found.index], found.score)  # rows of all texts
-                video, text = candidate_pairs(found)
-                fused = rerank(snapshot, pool, reranker, texts, (text, video), counter)["fused"]
+                found = search(pool.video[answers.asking_videos], projected, config.k)
+                row, text = candidate_pairs(found)
+                fused = rerank(snapshot, pool, reranker, texts, (text, answers.asking_videos[row]))["fused"]
                 backwards = (found, reranked(found, fused.reshape(found.index.shape)))
     out = Path(config.out)
     with watch.stage("write results"):

@@ -14,9 +14,10 @@ import ray
 from pydantic import Field
 from ray._private import ray_constants
 from ray.data import DataContext
+from ray.exceptions import RayError
 
 from mgvr_core.config import ConfigT, Section
-from mgvr_core.errors import MgvrError
+from mgvr_core.errors import JobError, MgvrError
 from pipelines.options import read_options
 
 OK, FAILED, BAD_INPUT = 0, 1, 2
@@ -40,9 +41,12 @@ def main(
     """Run a job from the command line; returns the exit code. Refused input prints its message and no traceback."""
     try:
         job(read_options(kind, program, guide, sys.argv[1:] if argv is None else argv))
+    except RayError as error:  # first, because Ray gives a worker's MgvrError both types
+        print(f"{program}: failed in a worker:\n{error}", file=sys.stderr)
+        return FAILED
     except MgvrError as error:
         print(f"{program}: {error}", file=sys.stderr)
-        return BAD_INPUT
+        return FAILED if isinstance(error, JobError) else BAD_INPUT
     return OK
 
 
@@ -61,7 +65,7 @@ def cluster(config: RayConfig) -> Iterator[None]:
     if config.address is None and "RAY_ADDRESS" not in os.environ:
         # More logical CPUs than cores on a small machine: the stages of one pipeline must all find a place, and
         # how many threads they use is set by the stages themselves.
-        cpus = config.cpus or max(4, os.cpu_count() or 1)
+        cpus = config.cpus or max(4, available_cores())
         # Unset, Ray writes a token to the home folder that later clusters trip over; nothing but loopback listens here.
         os.environ.setdefault("RAY_AUTH_MODE", "disabled")
         # Loopback only. On Linux Ray would listen on every interface, and has no public switch for it.
@@ -76,7 +80,13 @@ def cluster(config: RayConfig) -> Iterator[None]:
             logging_level=logging.WARNING,
         )
     else:
-        ray.init(address=config.address, log_to_driver=config.worker_logs, logging_level=logging.WARNING)
+        try:
+            ray.init(address=config.address, log_to_driver=config.worker_logs, logging_level=logging.WARNING)
+        except ConnectionError as error:
+            raise MgvrError(
+                f"no Ray cluster answers at {config.address or os.environ['RAY_ADDRESS']}: {error}. Start one with "
+                "`ray start --head`, or leave ray.address out for a local one."
+            ) from error
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     context = DataContext.get_current()
     context.enable_progress_bars = False  # the jobs print their own line
@@ -86,6 +96,11 @@ def cluster(config: RayConfig) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def available_cores() -> int:
+    """Cores that this process may use: a container or a scheduler may grant fewer than there are."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def cluster_cpus() -> int:

@@ -26,8 +26,8 @@ from pydantic import Field, model_validator
 from ray.train import RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 
-from mgvr_core.config import Section
-from mgvr_core.datasets.manifest import CorpusConfig, list_videos
+from mgvr_core.config import LocalPath, Section
+from mgvr_core.datasets.manifest import CorpusConfig
 from mgvr_core.errors import MgvrError
 from mgvr_core.model import checkpoint
 from mgvr_core.model.load import ModelConfig, load_model
@@ -38,7 +38,7 @@ from mgvr_core.video.sampling import SamplingConfig
 from pipelines.clips import ClipFiles, decode_clips
 from pipelines.decoding import DecodingConfig
 from pipelines.environment import versions
-from pipelines.identifying import unique_videos
+from pipelines.identifying import list_local_videos, unique_videos
 from pipelines.models import DeviceConfig, sampling_for
 from pipelines.progress import progress
 from pipelines.runtime import RayConfig, cluster, main, summary
@@ -48,7 +48,7 @@ from pipelines.training import Pairs, TrainingTask, train_worker
 class TrainConfig(Section):
     """mgvr train."""
 
-    out: str = Field(description="folder of the run; the checkpoint goes to OUT/model")
+    out: LocalPath = Field(description="folder of the run; the checkpoint goes to OUT/model")
     corpus: CorpusConfig = Field(description="captioned training videos")
     validation: CorpusConfig | None = Field(None, description="captioned validation videos, measured after every epoch")
     model: ModelConfig
@@ -84,15 +84,19 @@ def train(config: TrainConfig) -> Path:
     if config.loss.needs_patches and not start.model.has_patches:
         raise MgvrError(f"{start.source} has no patch features: set --loss.patch_weak 0 --loss.tib_patch 0")
     decoder_version(config.decoding.decoder)  # an unknown decoder is refused here, not by the first actor
+    total = sum(len(texts) for texts in videos["captions"].to_pylist())
+    if total < config.batch_size:
+        raise MgvrError(f"{total} captions make no batch of {config.batch_size}: lower --batch_size")
     size = start.model.spec.image_size
     with cluster(config.ray):
         rows, refused = unique_videos(videos)
-        clips = decode_clips(rows, sampling, size, config.decoding, out / "clips")
+        decoding = (sampling, size, config.decoding, out / "clips", config.ray.stall_s)
+        clips = decode_clips(rows, *decoding)
         validation_clips = ClipFiles((), ())
         if validation is not None:
             validation, refused_there = unique_videos(validation)
             refused += refused_there
-            validation_clips = decode_clips(validation, sampling, size, config.decoding, out / "clips")
+            validation_clips = decode_clips(validation, *decoding)
         about = {"sampling": sampling.model_dump(mode="json"), "started_from": start.source, "versions": versions()}
         checkpoint.save(out / "start", start.model, about)
         task = TrainingTask(
@@ -108,6 +112,7 @@ def train(config: TrainConfig) -> Path:
             compute=config.compute.resolved(),
             loss=config.loss,
             optimiser=config.optimiser,
+            frames=sampling.frames,
             about={**about, "config": config.model_dump(mode="json")},
             log=str(out / "metrics.jsonl"),
         )
@@ -135,7 +140,7 @@ def _fit(config: TrainConfig, task: TrainingTask, out: Path) -> None:
 
 def _captioned(corpus: CorpusConfig) -> pa.Table:
     """The corpus; raises MgvrError where a video has no caption."""
-    videos = list_videos(corpus)
+    videos = list_local_videos(corpus)
     for row in videos.to_pylist():
         if not row["captions"]:
             raise MgvrError(f"{corpus.uri}: {row['uri']} has no caption, so it can't be trained on: remove the row")

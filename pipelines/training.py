@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -57,6 +56,8 @@ class TrainingTask:
     compute: DeviceConfig
     loss: LossConfig
     optimiser: OptimiserConfig
+    frames: int
+    """Frames a video, for which U is needed."""
     about: dict[str, Any]
     """What the checkpoint says about itself."""
     log: str
@@ -78,7 +79,7 @@ def train_worker(config: dict[str, Any]) -> None:
     task: TrainingTask = config["task"]
     context = ray.train.get_context()
     rank, workers = context.get_world_rank(), context.get_world_size()
-    torch.set_num_threads(max(1, (task.compute.threads or os.cpu_count() or 1) // workers))
+    torch.set_num_threads(task.compute.thread_count(context.get_local_world_size()))
     torch.manual_seed(task.seed)
     device = task.compute.torch_device()
     loaded = checkpoint.load(Path(task.start))
@@ -143,7 +144,7 @@ class Trainer:
             normalize(gather(text.float()), dim=-1),
             _gathered(videos),
             self.model.video_projection,
-            self.model.mixing_for(self._task.about["sampling"]["frames"]),
+            self.model.mixing_for(self._task.frames),
             self.model.logit_scale(),
             loss,
         )
@@ -173,12 +174,13 @@ class Trainer:
             return {}
         ids = sorted(set(pairs.videos))
         weights = FusionWeights() if self.model.has_patches else FusionWeights(patch_weak=0)
-        relevant = [[ids.index(name)] for name in pairs.videos]
+        place = {name: row for row, name in enumerate(ids)}
+        relevant = [[place[name]] for name in pairs.videos]
         self.model.eval()
-        with torch.inference_mode():
+        with torch.inference_mode(), self._task.compute.autocast():
             tokens = self._tokenizer(pairs.captions, self.model.spec.words).ids.to(self._device)
             text = text_vectors(self.model, tokens)
-            mixing = self.model.mixing_for(self._task.about["sampling"]["frames"])
+            mixing = self.model.mixing_for(self._task.frames)
             blocks: dict[str, list[Tensor]] = {}
             for begin in range(0, len(ids), self._task.batch_size):
                 videos = self._videos(

@@ -14,7 +14,7 @@ from pydantic import field_validator
 from mgvr_core.config import Section
 from mgvr_core.datasets.folders import VIDEO_SUFFIXES, has_suffix, matches, walk
 from mgvr_core.datasets.tables import SUFFIXES, Rows, read_rows
-from mgvr_core.datasets.uris import is_unicode, is_url, relative, resolve, to_local
+from mgvr_core.datasets.uris import fragment, is_unicode, is_url, relative, resolve, to_local
 from mgvr_core.errors import MgvrError
 
 VIDEOS = pa.schema(
@@ -132,7 +132,7 @@ def _read_manifest(config: CorpusConfig, file: Path) -> dict[Video, list[str]]:
         _check_times(rows, row, start, end)
         uri = resolve(uri, root)
         if name is None and config.ids == "path":
-            name = relative(uri, root) + _fragment(start, end)
+            name = relative(uri, root) + fragment(start, end)
         video = Video(name, uri, start, end)
         if name is not None:
             owner, first = owners.setdefault(name, (video, row))
@@ -159,13 +159,6 @@ def _root(config: CorpusConfig, file: Path) -> str:
     if not Path(root).is_dir():
         raise MgvrError(f"the root {root} is not a folder")
     return str(Path(root).absolute())
-
-
-def _fragment(start: float | None, end: float | None) -> str:
-    """The part of a file as W3C Media Fragments write it: `#t=3,7.5`."""
-    if start is None and end is None:
-        return ""
-    return f"#t={start or 0.0:.12g}" + ("" if end is None else f",{end:.12g}")
 
 
 def _table(videos: dict[Video, list[str]]) -> pa.Table:

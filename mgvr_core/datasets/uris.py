@@ -35,6 +35,13 @@ def relative(uri: str, root: str) -> str:
     return uri.removeprefix(root.rstrip("/") + "/")
 
 
+def fragment(start: float | None, end: float | None) -> str:
+    """The part of a file from `start` to `end` seconds as W3C Media Fragments write it: `#t=3,7.5`; empty for all."""
+    if not start and end is None:
+        return ""
+    return f"#t={start or 0.0:.12g}" + ("" if end is None else f",{end:.12g}")
+
+
 def is_unicode(text: str) -> bool:
     """Whether a text can be written as UTF-8: file names and JSON escapes can hold halves of characters."""
     return text.isascii() or not any("\ud800" <= char <= "\udfff" for char in text)

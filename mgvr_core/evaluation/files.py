@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
+from uuid import uuid4
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[TextIO]:
     """A UTF-8 text file that takes the name `path` when the block ends, and leaves no trace when it raises."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    # The process id keeps two writers apart; the leading dot keeps globs of readers away.
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    # A name of its own keeps two writers apart; the leading dot keeps globs of readers away.
+    partial = path.with_name(f".{path.name}.{uuid4().hex}")
     try:
         with partial.open("w", encoding="utf-8", newline="\n") as file:
             yield file

@@ -173,7 +173,7 @@ class Report:
 
     created: ISO 8601 with the offset. summary: one or two sentences below the title. queries, pool: of the run.
     unlabelled_queries: answered but not measured, because no right answer was given. files: name relative to the
-    report -> what it holds. thumbnails: video -> data: URI of a JPEG (see `thumbnails.thumbnail`).
+    report -> what it holds. thumbnails: video -> data: URI of a JPEG (see `thumbnails.data_uri`).
     """
 
     title: str

@@ -52,7 +52,7 @@ def feature_schema(shape: FeatureShape, fingerprint: Fingerprint) -> pa.Schema:
     ]
     if shape.patches:
         fields.append(pa.field("patches", pa.fixed_shape_tensor(half, [F, shape.patches, D]), nullable=False))
-    fields.append(pa.field("thumbnail", pa.binary()))  # JPEG of a frame from the middle
+    fields.append(pa.field("thumbnail", pa.binary()))  # JPEG of up to four frames
     metadata = {_VERSION_KEY: str(SCHEMA_VERSION), _FINGERPRINT_KEY: json.dumps(dict(fingerprint.parts))}
     return pa.schema(fields, metadata=metadata)
 

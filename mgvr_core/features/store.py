@@ -22,7 +22,7 @@ from uuid import uuid4
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mgvr_core.errors import MgvrError
+from mgvr_core.errors import JobError, MgvrError
 from mgvr_core.features.schema import SCHEMA_VERSION, fingerprint_of
 from mgvr_core.identity import Fingerprint, hash_file
 
@@ -117,11 +117,13 @@ class FeatureStore:
     def snapshot(self, number: int | None = None) -> Snapshot:
         """The current snapshot, or one by its number; raises MgvrError where there is none."""
         number = self.latest() if number is None else number
+        if not number:
+            raise MgvrError(f"{self.root} holds no feature set: give the folder that mgvr encode wrote (its --out)")
         path = self._snapshot_path(number)
         try:
             document = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            raise MgvrError(f"{self.root} holds no feature set that can be read: {path.name}: {error}") from None
+            raise MgvrError(f"snapshot {number} of {self.root} can't be read: {error}") from None
         if document["schema_version"] > SCHEMA_VERSION:
             raise MgvrError(f"{path} has schema version {document['schema_version']}: use a newer version of mgvr")
         return Snapshot(
@@ -133,6 +135,24 @@ class FeatureStore:
             created=document["created"],
             about=document["about"],
         )
+
+    def require_writable(self) -> None:
+        """Raise MgvrError where the file system can't do what a commit needs: rename, and link without overwriting."""
+        place = self.root / "snapshots"
+        first, second = place / f".{uuid4().hex}", place / f".{uuid4().hex}"
+        try:
+            place.mkdir(parents=True, exist_ok=True)
+            first.touch()
+            os.link(first, second)
+            second.replace(first)
+        except OSError as error:
+            raise MgvrError(
+                f"{self.root} can't hold a feature set: {error}. It takes a file system with hard links, such as a "
+                "local disk or NFS; mounted object stores have none."
+            ) from None
+        finally:
+            first.unlink(missing_ok=True)
+            second.unlink(missing_ok=True)
 
     def require_fingerprint(self, fingerprint: Fingerprint) -> None:
         """Raise MgvrError where the set was made by something else than `fingerprint`: sets are never mixed."""
@@ -156,7 +176,7 @@ class FeatureStore:
     ) -> Snapshot:
         """Make these shards the current set, as the successor of snapshot `parent`.
 
-        Raises MgvrError where another writer has committed since `parent`, and leaves its snapshot as it is.
+        Raises JobError where another writer has committed since `parent`, and leaves its snapshot as it is.
         """
         self.require_fingerprint(fingerprint)
         document = {
@@ -177,7 +197,7 @@ class FeatureStore:
             # A link, unlike a rename, fails where the name is taken: the loser of a race is told.
             os.link(temporary, path)
         except FileExistsError:
-            raise MgvrError(f"another run has committed {path.name} to {self.root} meanwhile: run again") from None
+            raise JobError(f"another run has committed {path.name} to {self.root} meanwhile: run again") from None
         finally:
             temporary.unlink()
         return self.snapshot(parent + 1)

@@ -70,8 +70,8 @@ class EERCF(nn.Module):
         if frames != self.spec.frames:
             raise MgvrError(
                 f"the model's frame mixing U was trained at {self.spec.frames} frames, but the videos have {frames}. "
-                f"Encode them with {self.spec.frames} frames, or switch U off with frame_mixing: false "
-                "(the weak frame score then weighs every frame by its own similarity)."
+                f"Take {self.spec.frames} frames a video (sampling.frames), give a fresh model that many "
+                "(model.frames), or search without U (mgvr retrieve --frame_mixing false)."
             )
         return self.frame_mixing
 

@@ -11,7 +11,7 @@ import open_clip
 import torch
 from pydantic import Field, field_validator, model_validator
 
-from mgvr_core.config import Section
+from mgvr_core.config import LocalPath, Section
 from mgvr_core.errors import MgvrError
 from mgvr_core.model import checkpoint, released
 from mgvr_core.model.checkpoint import Checkpoint
@@ -24,7 +24,7 @@ from mgvr_core.model.weights import is_openai_archive, read_weights, without_boo
 class ModelConfig(Section):
     """Which model: `checkpoint`, or an open_clip `name` with `weights`, or an `architecture` with fresh weights."""
 
-    checkpoint: str | None = Field(
+    checkpoint: LocalPath | None = Field(
         None, description="a folder that mgvr train wrote, or a released EERCF/CLIP4Clip file (.bin, .pt, .safetensors)"
     )
     name: str | None = Field(None, description="an open_clip model, e.g. ViT-B-32-quickgelu")
@@ -64,6 +64,8 @@ def load_model(config: ModelConfig, captions: Iterable[str] = ()) -> Checkpoint:
     """
     if config.checkpoint is not None:
         path = Path(config.checkpoint)
+        if not path.exists():
+            raise MgvrError(f"model.checkpoint: there is no file or folder {path}")
         return checkpoint.load(path) if path.is_dir() else _load_released(path)
     if config.name is not None:
         return _load_named(config, config.name)
@@ -148,9 +150,7 @@ def _published_preprocessing(name: str, weights: str | None) -> dict[str, tuple[
     # A local file is taken to want what the weights published for this model want.
     tag = open_clip.get_pretrained_cfg(name, weights if weights in tags else tags[0]) if tags else {}
     if tag.get("resize_mode", "shortest") != "shortest":
-        raise MgvrError(
-            f"{name} wants images squeezed to a square; frames here keep their aspect and are cropped"
-        )
+        raise MgvrError(f"{name} wants images squeezed to a square; frames here keep their aspect and are cropped")
     return {f"image_{key}": tuple(tag[key]) for key in ("mean", "std") if key in tag}
 
 

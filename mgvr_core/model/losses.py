@@ -74,14 +74,14 @@ def eercf_loss(
     """
     zero = text.new_zeros(())
     weak, strong, pearson = zero, zero, zero
-    if config.weak > 0:
+    if config.weak * (config.video + config.frame_weak + config.patch_weak) > 0:
         weak = symmetric_cross_entropy(scale * weak_scores(text, videos, projection, mixing, config))
     frame_vector = patch_vector = None
     if config.strong * config.tib_frame > 0 or config.pearson * config.pearson_tib_frame > 0:
         frame_vector = tib_frame_vector(text, videos.frames, videos.temporal, videos.mask)
     if config.strong * config.tib_patch > 0 or config.pearson * config.pearson_tib_patch > 0:
         patch_vector = tib_patch_vector(text, _patches(videos), videos.mask)
-    if config.strong > 0:
+    if config.strong * (config.tib_frame + config.tib_patch) > 0:
         scores = text.new_zeros(len(text), len(text))
         if frame_vector is not None and config.tib_frame > 0:
             scores = scores + config.tib_frame * (text @ frame_vector.T)

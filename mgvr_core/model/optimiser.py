@@ -30,7 +30,12 @@ def build_optimiser(model: EERCF, config: OptimiserConfig) -> torch.optim.AdamW:
     without_decay = _without_decay(model)
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
-        groups.setdefault((name.startswith("clip."), name in without_decay), []).append(parameter)
+        of_clip = name.startswith("clip.")
+        if of_clip and config.clip_lr_factor == 0:
+            # Without a gradient, lest it take its part of the norm that gradients are clipped to.
+            parameter.requires_grad_(False)
+            continue
+        groups.setdefault((of_clip, name in without_decay), []).append(parameter)
     return torch.optim.AdamW(
         [
             {

@@ -32,6 +32,6 @@ def tib_frame_vector(own_text: Tensor, frames: Tensor, temporal: Tensor, mask: T
 def multiply_adds(frames: int, dim: int) -> int:
     """Multiply-adds a pair beyond the plain frames' similarities, which `frame_weak` has computed already.
 
-    Weighted sum of the temporal frames and one dot product, as docs/method.md, section 6 counts it (F = 12, D = 512).
+    Weighted sum of the temporal frames and one dot product, as docs/method.md, section 4 counts it (F = 12, D = 512).
     """
     return frames * dim + dim

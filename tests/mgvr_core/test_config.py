@@ -177,7 +177,7 @@ def test_an_override_means_what_it_means_in_the_file(fps: float, frames: int, na
         "videos": "clips",
         "sampling.fps": yaml.safe_dump(fps),
         "sampling.frames": str(frames),
-        "model.name": yaml.safe_dump(name),
+        "model.name": name,
     }
     assert load(Job, None, overrides) == parse(Job, values, source="a test")
 
@@ -195,16 +195,18 @@ def test_one_wrong_letter_still_finds_the_key(name: str, data: st.DataObject) ->
     assert suggest(typo, [known for known, _ in keys(Job)]) == f"; did you mean {name}?"
 
 
-def test_environment_variables_stand_in_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MGVR_TEST_DATA", "/mnt/bucket")
-    monkeypatch.delenv("MGVR_TEST_MODEL", raising=False)
-    path = write(tmp_path / "job.yaml", "videos: ${MGVR_TEST_DATA}/clips\nmodel:\n  name: ${MGVR_TEST_MODEL:-B-32}\n")
-    job = load(Job, path, {})
+def test_environment_variables_stand_in_the_file(tmp_path: Path) -> None:
+    path = write(tmp_path / "job.yaml", "videos: ${DATA}/clips\nmodel:\n  name: ${NAME:-B-32}\n")
+    job = load(Job, path, {}, {"DATA": "/mnt/bucket"})
     assert (job.videos, job.model.name) == (Path("/mnt/bucket/clips"), "B-32")
 
 
-def test_a_variable_that_is_not_set_is_named_with_its_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("MGVR_TEST_DATA", raising=False)
-    path = write(tmp_path / "job.yaml", "videos: ${MGVR_TEST_DATA}/clips\n")
-    with pytest.raises(MgvrError, match="videos: the environment variable MGVR_TEST_DATA is not set"):
+def test_a_text_on_the_command_line_is_taken_as_it_is(file: Path) -> None:
+    for text in ("clip #1.mp4", "Run 3: test", "2024", "[a", "true"):
+        assert load(Job, file, {"model.name": text}).model.name == text
+
+
+def test_a_variable_that_is_not_set_is_named_with_its_key(tmp_path: Path) -> None:
+    path = write(tmp_path / "job.yaml", "videos: ${DATA}/clips\n")
+    with pytest.raises(MgvrError, match="videos: the environment variable DATA is not set"):
         load(Job, path, {})

@@ -11,6 +11,7 @@ from pydantic import Field
 
 from mgvr_core.config import Section
 from mgvr_core.errors import MgvrError
+from pipelines.environment import command_line, hardware, versions
 from pipelines.runtime import (
     BAD_INPUT,
     OK,
@@ -18,11 +19,8 @@ from pipelines.runtime import (
     Stopwatch,
     cluster,
     cluster_cpus,
-    command_line,
-    hardware,
     main,
     summary,
-    versions,
 )
 
 

@@ -92,7 +92,7 @@ def test_all_features_have_unit_length_and_only_temporal_ones_know_the_order(tin
 
 def test_u_at_another_number_of_frames_is_refused_and_can_be_switched_off(tiny_model: Build) -> None:
     model = tiny_model(frames=12)
-    with pytest.raises(MgvrError, match=r"12 frames.* have 9\..*frame_mixing: false"):
+    with pytest.raises(MgvrError, match=r"12 frames.* have 9\..*frame_mixing false"):
         model.mixing_for(9)
     assert model.mixing_for(9, enabled=False) is None
     assert model.mixing_for(12) is model.frame_mixing
