@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Annotated, Any, TypeVar, get_args, get_origin
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
@@ -125,8 +125,9 @@ def _expand(value: Any, environment: Mapping[str, str], where: str) -> Any:
 
 def _read_value(text: str, annotation: object) -> Any:
     """The value behind a word of the command line. A path like `clip #1.mp4` must not be read as YAML."""
-    options = get_args(annotation) if get_origin(annotation) is UnionType else (annotation,)
-    if str in options:
+    union = get_origin(annotation) in (Union, UnionType)
+    options = get_args(annotation) if union else (annotation,)
+    if str in options or LocalPath in options:
         return None if text == "null" and NoneType in options else text
     try:
         return yaml.safe_load(text)
