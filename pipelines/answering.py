@@ -66,7 +66,7 @@ class EncodeTexts:
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         texts = [str(text) for text in batch["text"]]
-        tokens = self._tokenizer(texts, self._model.spec.words)
+        tokens = self._tokenizer(texts, self._model.spec.text_length)
         return {
             "index": batch["index"],
             "vector": text_vectors(self._model, tokens.ids.to(self._device)).cpu().numpy(),

@@ -89,6 +89,11 @@ class Answers:
         named = {name for ids in self.queries.relevant for name in ids}
         return np.array(sorted(self.row_of[name] for name in named if name in self.row_of), np.int64)
 
+    @cached_property
+    def captions(self) -> NDArray[np.int64]:
+        """Rows of the texts that those videos search: the queries without right answers are no captions."""
+        return np.unique(self.queries.text_of[self.queries.labelled])
+
     def positions(self, ranking: Ranking) -> Positions:
         """Where the right answers of the labelled queries stand in a ranking."""
         labelled = np.flatnonzero(self.queries.labelled)

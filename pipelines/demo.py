@@ -149,7 +149,7 @@ def _training(config: DemoConfig, out: Path) -> TrainConfig:
             temporal_layers=1,
             seed=config.seed,
             frames=frames,
-            words=24,
+            text_length=24,
         ),
         sampling=SamplingConfig(strategy="uniform", frames=frames),
         optimiser=OptimiserConfig(lr=1e-3, clip_lr_factor=1.0),

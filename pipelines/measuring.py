@@ -164,7 +164,7 @@ def _video_to_text(config: ReportConfig, answers: Answers, found: Candidates, fi
         concatenate(positions["two_stage"]),
         found.index.shape[1],
         recalled=recalled,
-        searched=len(of_text),
+        searched=len(answers.captions),
         samples=config.bootstrap,
         seed=config.seed,
         note="A recall and a rerank of its own. The pool is groups of captions with the same right answers; "
@@ -177,7 +177,7 @@ def _captions(answers: Answers, texts: Texts, checkpoint: Checkpoint) -> Caption
     closed = checkpoint.model.spec.tokenizer.kind == "words"
     return Captions(
         total=len(of),
-        text_length=checkpoint.model.spec.words,
+        text_length=checkpoint.model.spec.text_length,
         too_long=int(texts.truncated[of].sum()),
         words=int(texts.words[of].sum()) if closed else None,
         unknown_words=int(texts.unknown[of].sum()) if closed else None,

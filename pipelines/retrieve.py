@@ -31,7 +31,7 @@ from mgvr_core.features.schema import shape_of
 from mgvr_core.features.store import FeatureStore, Snapshot
 from mgvr_core.model.checkpoint import Checkpoint
 from mgvr_core.model.load import ModelConfig
-from mgvr_core.retrieval.coarse import search
+from mgvr_core.retrieval.coarse import Candidates, search
 from mgvr_core.retrieval.rerank import Reranker
 from mgvr_core.retrieval.two_stage import coarse_ranking, reranked
 from mgvr_core.scoring.fusion import FusionWeights
@@ -92,7 +92,8 @@ def retrieve(config: RetrieveConfig) -> Report:
         backwards = None
         if config.video_to_text and len(answers.asking_videos):
             with watch.stage("video to text: both stages"):
-                found = search(pool.video[answers.asking_videos], projected, config.k)
+                found = search(pool.video[answers.asking_videos], projected[answers.captions], config.k)
+                found = Candidates(answers.captions[found.index], found.score)  # rows of all texts
                 row, text = candidate_pairs(found)
                 fused = rerank(snapshot, pool, reranker, texts, (text, answers.asking_videos[row]))["fused"]
                 backwards = (found, reranked(found, fused.reshape(found.index.shape)))

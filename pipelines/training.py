@@ -159,7 +159,7 @@ class Trainer:
         return losses
 
     def _texts(self, captions: Sequence[str]) -> Tensor:
-        ids = self._tokenizer(captions, self.model.spec.words).ids
+        ids = self._tokenizer(captions, self.model.spec.text_length).ids
         return self.model.encode_text(ids.to(self._device))
 
     def _videos(self, clips: Clips, ids: list[str], patches: bool) -> VideoFeatures:
@@ -178,7 +178,7 @@ class Trainer:
         relevant = [[place[name]] for name in pairs.videos]
         self.model.eval()
         with torch.inference_mode(), self._task.compute.autocast():
-            tokens = self._tokenizer(pairs.captions, self.model.spec.words).ids.to(self._device)
+            tokens = self._tokenizer(pairs.captions, self.model.spec.text_length).ids.to(self._device)
             text = text_vectors(self.model, tokens)
             mixing = self.model.mixing_for(self._task.frames)
             blocks: dict[str, list[Tensor]] = {}

@@ -40,7 +40,7 @@ class ModelConfig(Section):
     temporal_layers: int = Field(4, ge=0, description="for name and architecture: blocks of the temporal encoder")
     seed: int = Field(0, description="seed of random weights")
     frames: int = Field(12, gt=0, le=77, description="for name and architecture: frames a video, the size of U")
-    words: int = Field(32, gt=2, description="for name and architecture: the most text tokens of a caption")
+    text_length: int = Field(32, gt=2, description="for name and architecture: the most text tokens of a caption")
 
     @field_validator("checkpoint", "weights")
     @classmethod
@@ -86,7 +86,7 @@ def _build_fresh(config: ModelConfig, captions: Iterable[str]) -> Checkpoint:
         architecture=architecture,
         frames=config.frames,
         temporal_layers=config.temporal_layers,
-        words=min(config.words, architecture["text_cfg"].get("context_length", config.words)),
+        text_length=min(config.text_length, architecture["text_cfg"].get("context_length", config.text_length)),
         tokenizer=tokenizer,
     )
     model = _seeded(spec, config.seed)
@@ -119,14 +119,14 @@ def _load_named(config: ModelConfig, name: str) -> Checkpoint:
     architecture = named_architecture(name)
     byte_pairs = "hf_tokenizer_name" not in architecture["text_cfg"] and "hf_model_name" not in architecture["text_cfg"]
     # A hub's tokenizer pads with an id of its own, and the towers behind it see the padding: it must fill the length.
-    context = architecture["text_cfg"].get("context_length", config.words)
+    context = architecture["text_cfg"].get("context_length", config.text_length)
     preprocess = _published_preprocessing(name, config.weights)
     spec = ModelSpec(
         architecture=architecture,
         name=name,
         frames=config.frames,
         temporal_layers=config.temporal_layers,
-        words=min(config.words, context) if byte_pairs else context,
+        text_length=min(config.text_length, context) if byte_pairs else context,
         tokenizer=TokenizerSpec(name=None if byte_pairs else name),
         **preprocess,
     )

@@ -99,7 +99,7 @@ def describe(weights: Mapping[str, Tensor], source: str) -> ModelSpec:
         frames=frames,
         temporal_layers=_layers(weights, "temporal.blocks."),
         temporal_positions=positions,
-        words=min(context, ModelSpec.model_fields["words"].default),
+        text_length=min(context, ModelSpec.model_fields["text_length"].default),
     )
 
 

@@ -28,7 +28,7 @@ class ModelSpec(Section):
     frames: int = Field(12, gt=0, description="frames a video that the model was trained with: the size of U")
     temporal_layers: int = Field(4, ge=0)
     temporal_positions: int = Field(77, gt=0, description="the most frames that the temporal encoder can take")
-    words: int = Field(32, gt=2, description="the most text tokens, the two end markers included")
+    text_length: int = Field(32, gt=2, description="the most text tokens, the two end markers included")
     image_mean: tuple[float, float, float] = OPENAI_DATASET_MEAN
     image_std: tuple[float, float, float] = OPENAI_DATASET_STD
     tokenizer: TokenizerSpec = TokenizerSpec()

@@ -24,9 +24,9 @@ class Tokens:
     """A batch of tokenised texts."""
 
     ids: Tensor
-    """(B, words) int64: start, tokens, end, zero padding."""
+    """(B, length) int64: start, tokens, end, zero padding."""
     truncated: Tensor
-    """(B,) bool: the text was longer than `words` tokens and has been cut."""
+    """(B,) bool: the text was longer than `length` tokens and has been cut."""
     unknown: Tensor
     """(B,) int64: words of the text that a closed vocabulary does not hold."""
 
@@ -34,8 +34,8 @@ class Tokens:
 class Tokenizer(Protocol):
     """Texts to ids of a fixed length."""
 
-    def __call__(self, texts: Sequence[str], words: int) -> Tokens:
-        """Tokenise; a text longer than `words` tokens, end markers included, is cut and marked."""
+    def __call__(self, texts: Sequence[str], length: int) -> Tokens:
+        """Tokenise; a text longer than `length` tokens, end markers included, is cut and marked."""
 
 
 class BytePairTokenizer:
@@ -44,11 +44,11 @@ class BytePairTokenizer:
     def __init__(self) -> None:
         self._bpe = SimpleTokenizer()
 
-    def __call__(self, texts: Sequence[str], words: int) -> Tokens:
+    def __call__(self, texts: Sequence[str], length: int) -> Tokens:
         """See `Tokenizer`."""
         lengths = torch.tensor([len(self._bpe.encode(text)) + 2 for text in texts], dtype=torch.int64)
-        ids = self._bpe(list(texts), context_length=words)
-        return Tokens(ids, lengths > words, torch.zeros(len(texts), dtype=torch.int64))
+        ids = self._bpe(list(texts), context_length=length)
+        return Tokens(ids, lengths > length, torch.zeros(len(texts), dtype=torch.int64))
 
 
 class HubTokenizer:
@@ -63,12 +63,12 @@ class HubTokenizer:
                 "Fetch it once on a machine with access and copy its cache."
             ) from error
 
-    def __call__(self, texts: Sequence[str], words: int) -> Tokens:
+    def __call__(self, texts: Sequence[str], length: int) -> Tokens:
         """See `Tokenizer`."""
         whole = self._tokenizer.tokenizer(list(texts))["input_ids"]
         lengths = torch.tensor([len(ids) for ids in whole])
-        ids = self._tokenizer(list(texts), context_length=words)
-        return Tokens(ids, lengths > words, torch.zeros(len(texts), dtype=torch.int64))
+        ids = self._tokenizer(list(texts), context_length=length)
+        return Tokens(ids, lengths > length, torch.zeros(len(texts), dtype=torch.int64))
 
 
 class WordTokenizer:
@@ -87,15 +87,15 @@ class WordTokenizer:
         """Rows that the token embedding needs."""
         return len(vocabulary) + 4
 
-    def __call__(self, texts: Sequence[str], words: int) -> Tokens:
+    def __call__(self, texts: Sequence[str], length: int) -> Tokens:
         """See `Tokenizer`."""
-        ids = torch.zeros(len(texts), words, dtype=torch.int64)
+        ids = torch.zeros(len(texts), length, dtype=torch.int64)
         truncated = torch.zeros(len(texts), dtype=torch.bool)
         unknown = torch.zeros(len(texts), dtype=torch.int64)
         for row, text in enumerate(texts):
             found = [self._ids.get(word, 1) for word in split_words(text)]
-            truncated[row], unknown[row] = len(found) + 2 > words, found.count(1)
-            line = [self._start, *found[: words - 2], self._end]
+            truncated[row], unknown[row] = len(found) + 2 > length, found.count(1)
+            line = [self._start, *found[: length - 2], self._end]
             ids[row, : len(line)] = torch.tensor(line)
         return Tokens(ids, truncated, unknown)
 

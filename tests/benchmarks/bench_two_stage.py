@@ -48,7 +48,7 @@ def feature_table(random: np.random.Generator, N: int, patches: bool) -> pa.Tabl
 @pytest.mark.parametrize(
     ("weights", "N"),
     # As many videos as are worth waiting for: features are 50 times as large with patches.
-    [pytest.param(FusionWeights(), 200, id="patches"), pytest.param(FusionWeights(patch_weak=0), 2000, id="frames")],
+    [pytest.param(FusionWeights(), 200, id="patches"), pytest.param(FusionWeights(patch_weak=0), 1000, id="frames")],
 )
 def test_two_stages_against_exhaustive_scoring(weights: FusionWeights, N: int, race) -> None:
     random = np.random.default_rng(0)

@@ -26,7 +26,7 @@ def write_film(path: Path, seconds: int, random: np.random.Generator) -> Path:
         stream = container.add_stream("libx264", rate=FPS, options=options)
         stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
         for number in range(seconds * FPS):
-            # Periods that meet again only after 25 minutes: a frame of another minute is another picture.
+            # Periods that meet again only after 25 minutes: no film made here comes back to where it began.
             x = round(1.5 * WIDTH * (1 + np.sin(number / 97)))
             y = round(1.5 * HEIGHT * (1 + np.sin(number / 61)))
             window = np.ascontiguousarray(texture[y : y + HEIGHT, x : x + WIDTH])
@@ -53,7 +53,7 @@ def race() -> Race:
 
     def ratio(slow: Callable[[], object], fast: Callable[[], object]) -> float:
         # In turns, and the shortest of each: whatever else the machine does only ever adds.
-        rounds = [(seconds(slow), seconds(fast)) for _ in range(3)]
+        rounds = [(seconds(slow), seconds(fast)) for _ in range(5)]
         slowest, fastest = (min(times) for times in zip(*rounds, strict=True))
         return slowest / fastest
 

@@ -62,7 +62,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
 
 def fresh_model(seed: int = 0, frames: int = FRAMES) -> ModelConfig:
     return ModelConfig(
-        architecture=ARCHITECTURE, vocabulary="captions", temporal_layers=1, seed=seed, frames=frames, words=24
+        architecture=ARCHITECTURE, vocabulary="captions", temporal_layers=1, seed=seed, frames=frames, text_length=24
     )
 
 
@@ -70,9 +70,9 @@ def fresh_model(seed: int = 0, frames: int = FRAMES) -> ModelConfig:
 def make_checkpoint(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., ModelConfig]:
     """Checkpoints of untrained models whose W and U are not the identity: what ignores them gives other results."""
 
-    def make(seed: int = 0, words: int = 24, **about: Any) -> ModelConfig:
+    def make(seed: int = 0, text_length: int = 24, **about: Any) -> ModelConfig:
         captions = [text for split in ("train", "test") for row in corpus.records(split) for text in row["captions"]]
-        model = load_model(fresh_model(seed).model_copy(update={"words": words}), captions).model
+        model = load_model(fresh_model(seed).model_copy(update={"text_length": text_length}), captions).model
         generator = torch.Generator().manual_seed(seed)
         with torch.no_grad():
             for square in (model.video_projection, model.frame_mixing):

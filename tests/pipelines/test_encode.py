@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import shutil
 from collections import Counter
@@ -17,7 +16,7 @@ import pytest
 import torch
 
 from mgvr_core.config import parse
-from mgvr_core.errors import MgvrError
+from mgvr_core.errors import JobError, MgvrError
 from mgvr_core.features.schema import SCHEMA_VERSION, fingerprint_of, tensor_column
 from mgvr_core.features.store import FeatureStore, Snapshot
 from mgvr_core.identity import hash_file
@@ -156,7 +155,7 @@ def test_every_file_of_a_messy_folder_is_answered_for(
     assert all(row["id"] == hash_file(messy / name)[:32] for name, row in found.items())
     assert len({row["id"] for row in found.values()}) == len(found) == snapshot.rows == 6
     printed = capsys.readouterr().out
-    assert "12 listed, 6 encoded, 6 failed" in printed
+    assert "12 listed, 6 encoded, 5 failed, 1 duplicates" in printed
     assert "not_a_video 4" in printed
 
     # The same again: another snapshot of the same rows; the one before stays readable by its number.
@@ -192,7 +191,7 @@ def test_a_manifest_brings_ids_and_segments(ray_cluster: None, corpus, model: Mo
     snapshot = encode(config(out, model, **settings))
     found = {row["id"]: row for row in rows(snapshot)}
     content = hash_file(video)
-    assert set(found) == {"first half", "second half", "whole", f"{content[:32]}@0.5-1.5"}
+    assert set(found) == {"first half", "second half", "whole", f"{content[:32]}#t=0.5,1.5"}
     assert {row["content_hash"] for row in found.values()} == {content}
     assert [(found[name]["start"], found[name]["end"]) for name in ("first half", "second half", "whole")] == [
         (0.0, 1.0),
@@ -265,21 +264,17 @@ def test_what_can_be_checked_is_checked_before_ray_starts(
 
 
 def test_who_comes_second_is_told_and_what_the_first_wrote_stays(
-    ray_cluster: None, corpus, model: ModelConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    features: Snapshot, corpus, model: ModelConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Another run commits while this one encodes."""
     out = tmp_path / "out"
     store = FeatureStore(out)
 
-    class Meanwhile:
-        def __init__(self, fingerprint: Any) -> None:
-            self._fingerprint = fingerprint
+    def meanwhile(videos: pa.Table) -> tuple[pa.Table, list[dict[str, Any]]]:
+        store.commit(0, features.fingerprint, features.shards[:0], [], {"by": "the other"})
+        return videos.slice(0, 0), []
 
-        def iter_rows(self) -> list[dict[str, Any]]:
-            store.commit(0, self._fingerprint, [], [], {"by": "the other"})
-            return []
-
-    monkeypatch.setattr(job, "_pipeline", lambda config, rows, sampling, shape, made, counter: Meanwhile(made))
-    with pytest.raises(MgvrError, match=r"another run has committed 00000001\.json"):
+    monkeypatch.setattr(job, "unique_videos", meanwhile)
+    with pytest.raises(JobError, match=r"another run has committed 00000001\.json"):
         encode(config(out, model, corpus=corpus.manifest("test")))
-    assert dataclasses.astuple(store.snapshot())[-1] == {"by": "the other"}
+    assert store.snapshot().about == {"by": "the other"}

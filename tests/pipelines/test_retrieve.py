@@ -88,7 +88,7 @@ def plain(snapshot: Snapshot, model: ModelConfig) -> Plain:
     def encode(text: str) -> np.ndarray:
         if text not in texts:
             with torch.inference_mode():
-                vector = loaded.encode_text(tokenizer([text], loaded.spec.words).ids)[0].double().numpy()
+                vector = loaded.encode_text(tokenizer([text], loaded.spec.text_length).ids)[0].double().numpy()
             texts[text] = vector / np.linalg.norm(vector)
         return texts[text]
 

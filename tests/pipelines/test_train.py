@@ -38,7 +38,7 @@ MODEL = {
     "vocabulary": "captions",
     "temporal_layers": 1,
     "frames": FRAMES,
-    "words": 24,
+    "text_length": 24,
 }
 SAMPLING = SamplingConfig(strategy="uniform", frames=FRAMES)
 

@@ -52,7 +52,12 @@ def tiny_model() -> Callable[..., EERCF]:
     """A model in evaluation mode whose W, U and frame positions differ from their initial values."""
 
     def build(**spec: Any) -> EERCF:
-        settings = {"frames": FRAMES, "temporal_layers": TEMPORAL_LAYERS, "temporal_positions": 8, "words": CONTEXT}
+        settings = {
+            "frames": FRAMES,
+            "temporal_layers": TEMPORAL_LAYERS,
+            "temporal_positions": 8,
+            "text_length": CONTEXT,
+        }
         model = EERCF(ModelSpec(**{"architecture": architecture(), **settings, **spec}))
         with torch.no_grad():
             model.video_projection.copy_(off_identity(DIM))

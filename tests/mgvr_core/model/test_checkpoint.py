@@ -33,7 +33,7 @@ def edit(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
 
 
 def test_what_was_saved_is_loaded(tiny_model: Build, tmp_path: Path) -> None:
-    model = tiny_model(words=6)
+    model = tiny_model(text_length=6)
     model.train()
     checkpoint.save(tmp_path / "it", model, {"steps": 12})
     loaded = load_model(ModelConfig(checkpoint=str(tmp_path / "it")))
@@ -66,7 +66,7 @@ def test_a_save_that_breaks_off_leaves_no_mixture_of_two_checkpoints(
 
     monkeypatch.setattr(Path, "replace", break_off)
     with pytest.raises(KeyboardInterrupt):
-        checkpoint.save(folder, tiny_model(words=6), {"steps": 13})
+        checkpoint.save(folder, tiny_model(text_length=6), {"steps": 13})
     with pytest.raises(MgvrError, match=r"config\.json"):
         checkpoint.load(folder)
 

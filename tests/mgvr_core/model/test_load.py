@@ -161,9 +161,9 @@ def test_a_hub_tokenizer_fills_the_whole_length_with_its_own_padding(monkeypatch
     small = named_architecture("ViT-B-32-quickgelu")
     small["text_cfg"] |= {"hf_tokenizer_name": "someone/tokenizer", "no_causal_mask": True}
     monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, "ViT-B-32-hub", small)
-    assert load_model(named("ViT-B-32-hub", words=5)).model.spec.words == 8
-    assert load_model(named("ViT-B-32", words=5)).model.spec.words == 5
-    assert load_model(named("ViT-B-32", words=32)).model.spec.words == 8
+    assert load_model(named("ViT-B-32-hub", text_length=5)).model.spec.text_length == 8
+    assert load_model(named("ViT-B-32", text_length=5)).model.spec.text_length == 5
+    assert load_model(named("ViT-B-32", text_length=32)).model.spec.text_length == 8
 
 
 @pytest.mark.parametrize(

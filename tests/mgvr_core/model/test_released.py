@@ -110,7 +110,7 @@ def test_a_released_checkpoint_gives_the_scores_of_the_method(
 def test_the_structure_is_read_off_the_shapes(released_weights: dict[str, Tensor], tmp_path: Path) -> None:
     spec = load(write(tmp_path / "model.pt", released_weights)).model.spec
     assert (spec.dim, spec.image_size, spec.activation) == (64, 16, "quickgelu")
-    assert (spec.frames, spec.temporal_layers, spec.temporal_positions, spec.words) == (3, 2, 8, 8)
+    assert (spec.frames, spec.temporal_layers, spec.temporal_positions, spec.text_length) == (3, 2, 8, 8)
     assert spec.architecture["vision_cfg"]["patch_size"] == 8
     assert spec.architecture["text_cfg"]["vocab_size"] == 20
 
