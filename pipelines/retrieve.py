@@ -31,6 +31,7 @@ from mgvr_core.features.schema import shape_of
 from mgvr_core.features.store import FeatureStore, Snapshot
 from mgvr_core.model.checkpoint import Checkpoint
 from mgvr_core.model.load import ModelConfig
+from mgvr_core.model.tokenizer import tokenizer_of
 from mgvr_core.retrieval.coarse import Candidates, search
 from mgvr_core.retrieval.rerank import Reranker
 from mgvr_core.retrieval.two_stage import coarse_ranking, reranked
@@ -112,6 +113,7 @@ def retrieve(config: RetrieveConfig) -> Report:
 def _reranker(config: RetrieveConfig, checkpoint: Checkpoint, snapshot: Snapshot) -> Reranker:
     """The fused score for these features; raises MgvrError where model and features do not belong together."""
     model = checkpoint.model
+    tokenizer_of(model.spec)  # a text tower without its tokenizer is refused here, not by the first worker
     different = snapshot.fingerprint.differences(model_fingerprint(model), MODEL_PARTS)
     if different:
         raise MgvrError(

@@ -22,7 +22,7 @@ from mgvr_core.model.eercf import EERCF, MAX_LOGIT_SCALE
 from mgvr_core.model.gather import average_gradients, gather
 from mgvr_core.model.losses import LossConfig, Losses, eercf_loss
 from mgvr_core.model.optimiser import OptimiserConfig, build_optimiser, build_schedule
-from mgvr_core.model.tokenizer import Tokenizer, build_tokenizer
+from mgvr_core.model.tokenizer import Tokenizer, tokenizer_of
 from mgvr_core.scoring.features import VideoFeatures
 from mgvr_core.scoring.fusion import FusionWeights, fuse, score_each
 from mgvr_core.video.preprocess import PreprocessConfig
@@ -109,7 +109,7 @@ class Trainer:
         self._task, self._device, self._rank, self._workers = task, device, rank, workers
         self._clips, self._validation_clips = Clips(task.clips), Clips(task.validation_clips)
         self._preprocess: PreprocessConfig = preprocessing(model.spec)
-        self._tokenizer: Tokenizer = build_tokenizer(model.spec.tokenizer)
+        self._tokenizer: Tokenizer = tokenizer_of(model.spec)
         self._optimiser = build_optimiser(model, task.optimiser)
         self._schedule = build_schedule(self._optimiser, task.optimiser, task.steps_per_epoch * task.epochs)
         self._sums: dict[str, float] = {}

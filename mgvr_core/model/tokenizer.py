@@ -14,8 +14,10 @@ from open_clip.tokenizer import SimpleTokenizer
 from torch import Tensor
 
 from mgvr_core.errors import MgvrError
-from mgvr_core.model.spec import TokenizerSpec
+from mgvr_core.model.spec import ModelSpec, TokenizerSpec
 
+_BYTE_PAIRS = 49408
+"""Tokens of CLIP's byte pair encoding."""
 _WORD = re.compile(r"\w+|[^\w\s]")
 
 
@@ -109,6 +111,17 @@ def learn_vocabulary(captions: Iterable[str]) -> tuple[str, ...]:
     """All words of the captions, the most frequent first, equal counts by the alphabet."""
     counts = Counter(word for caption in captions for word in split_words(caption))
     return tuple(sorted(counts, key=lambda word: (-counts[word], word)))
+
+
+def tokenizer_of(spec: ModelSpec) -> Tokenizer:
+    """The tokenizer of a model; raises MgvrError where its ids would not fit the model's token embedding."""
+    rows = int(spec.architecture["text_cfg"].get("vocab_size", _BYTE_PAIRS))
+    if spec.tokenizer == TokenizerSpec() and rows < _BYTE_PAIRS:
+        raise MgvrError(
+            f"the model's text tower knows {rows} tokens, CLIP's byte pairs are {_BYTE_PAIRS}: it was trained with "
+            "another tokenizer, which its weights do not hold. It can encode videos, but no texts."
+        )
+    return build_tokenizer(spec.tokenizer)
 
 
 def build_tokenizer(spec: TokenizerSpec) -> Tokenizer:

@@ -38,6 +38,17 @@ def test_it_leaves_a_report_of_coarse_and_two_stage_side_by_side(
     assert {path.name for path in out.iterdir()} >= {"corpus", "train", "features", "results.parquet", "run.trec"}
 
 
+def test_a_folder_with_other_things_in_it_is_refused_and_kept(
+    no_ray: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A second run replaces what the first left: it must not be somebody's features."""
+    (tmp_path / "features").mkdir()
+    (tmp_path / "features" / "mine.parquet").write_bytes(b"mine")
+    assert demo.run(["--out", str(tmp_path), *SMALL]) == 2
+    assert "--out" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["mine.parquet"]
+
+
 @pytest.mark.slow
 def test_it_can_be_run_again_and_with_other_videos(ray_cluster: None, tmp_path: Path) -> None:
     """What is there is used; what was made otherwise is made again, and never mixed."""

@@ -263,6 +263,22 @@ def test_what_can_be_checked_is_checked_before_ray_starts(
     assert not (tmp_path / "out").exists()
 
 
+def test_videos_and_sets_elsewhere_are_refused_before_ray_starts(
+    no_ray: None, corpus, model: ModelConfig, tmp_path: Path
+) -> None:
+    """A URL taken for a relative path would be another folder on every machine."""
+    manifest = tmp_path / "remote.csv"
+    manifest.write_text("uri\nhttps://example.org/a.mp4\n")
+    with pytest.raises(MgvrError, match=r"https://example\.org/a\.mp4 is not a file of this machine"):
+        encode(config(tmp_path / "out", model, corpus={"uri": str(manifest)}))
+    with pytest.raises(MgvrError, match="out: must be a folder or file on this machine"):
+        parse(
+            EncodeConfig,
+            {"out": "s3://bucket/features", "model": model, "corpus": corpus.manifest("test")},
+            source="the test",
+        )
+
+
 def test_who_comes_second_is_told_and_what_the_first_wrote_stays(
     features: Snapshot, corpus, model: ModelConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

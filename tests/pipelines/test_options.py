@@ -62,6 +62,11 @@ def test_an_option_can_be_written_in_every_usual_way(argv: list[str]) -> None:
     assert read("--out", "a", *argv).depth_limit == 3
 
 
+@pytest.mark.parametrize("text", ["2024", "no", "clip #1", "a: b", "[x]", "-x", "1e3"])
+def test_a_text_is_taken_as_it_is_typed(text: str) -> None:
+    assert read("--out", text).out == text
+
+
 def test_values_mean_what_they_mean_in_the_file() -> None:
     assert read("--out", "a=b", "--names", "[x, y]").names == ("x", "y")
     assert read("--out", "a=b").out == "a=b"
@@ -76,6 +81,7 @@ def test_values_mean_what_they_mean_in_the_file() -> None:
         (["--out", "a", "--inner.mod", "fast"], "did you mean inner.mode?"),
         (["--out", "a", "--rate", "2"], "did you mean inner.rate?"),
         (["--out"], "--out needs a value"),
+        (["--out", "--depth_limit", "3"], "--out needs a value; one that begins with -- is given as --out=VALUE"),
         (["a.yaml", "b.yaml"], "takes one configuration file, but got a.yaml and b.yaml"),
         (["--inner.rate", "2"], "out: required, but not given"),
         (["--out", "a", "--inner.rate", "many"], "inner.rate: Input should be a valid number"),

@@ -8,12 +8,14 @@ from importlib.metadata import version
 import pytest
 import ray
 from pydantic import Field
+from ray.exceptions import RayError
 
 from mgvr_core.config import Section
-from mgvr_core.errors import MgvrError
+from mgvr_core.errors import JobError, MgvrError
 from pipelines.environment import command_line, hardware, versions
 from pipelines.runtime import (
     BAD_INPUT,
+    FAILED,
     OK,
     RayConfig,
     Stopwatch,
@@ -47,6 +49,17 @@ def test_refused_input_is_its_message_and_2(capsys: pytest.CaptureFixture[str]) 
 
     assert main(Config, job, "mgvr test", None, ["--out", "a"]) == BAD_INPUT == 2
     assert capsys.readouterr().err == "mgvr test: videos.csv, line 3: the uri is empty\n"
+
+
+@pytest.mark.parametrize("error", [JobError("another run was faster"), RayError("the node is gone")])
+def test_work_that_could_not_be_finished_is_1(error: Exception, capsys: pytest.CaptureFixture[str]) -> None:
+    def job(config: Config) -> None:
+        raise error
+
+    assert main(Config, job, "mgvr test", None, ["--out", "a"]) == FAILED == 1
+    told = capsys.readouterr().err
+    assert told.startswith("mgvr test: ")
+    assert str(error) in told
 
 
 def test_a_bug_keeps_its_traceback() -> None:

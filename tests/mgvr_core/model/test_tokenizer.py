@@ -9,13 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mgvr_core.errors import MgvrError
-from mgvr_core.model.spec import TokenizerSpec
+from mgvr_core.model.spec import ModelSpec, TokenizerSpec
 from mgvr_core.model.tokenizer import (
     BytePairTokenizer,
     WordTokenizer,
     build_tokenizer,
     learn_vocabulary,
     split_words,
+    tokenizer_of,
 )
 
 TEXTS = [
@@ -107,3 +108,11 @@ def test_a_tokenizer_that_would_have_to_be_fetched_says_so(monkeypatch: pytest.M
     monkeypatch.setattr(open_clip, "get_tokenizer", offline)
     with pytest.raises(MgvrError, match=r"tokenizer of ViT-B-16-SigLIP .*no route to host"):
         build_tokenizer(TokenizerSpec(name="ViT-B-16-SigLIP"))
+
+
+def test_a_text_tower_of_another_vocabulary_is_refused_before_it_reads_a_text() -> None:
+    small = ModelSpec(architecture={"embed_dim": 64, "vision_cfg": {}, "text_cfg": {"vocab_size": 600}})
+    with pytest.raises(MgvrError, match="knows 600 tokens, CLIP's byte pairs are 49408"):
+        tokenizer_of(small)
+    whole = small.model_copy(update={"architecture": {**small.architecture, "text_cfg": {}}})
+    assert isinstance(tokenizer_of(whole), BytePairTokenizer)
