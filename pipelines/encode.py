@@ -77,6 +77,7 @@ def encode(config: EncodeConfig) -> Snapshot:
     began = time.monotonic()
     videos = list_local_videos(config.corpus)
     compute = config.compute.resolved()
+    compute.require_present(config.ray)
     store = FeatureStore(Path(config.out))
     checkpoint = cached_model(config.model)
     model = checkpoint.model

@@ -40,6 +40,8 @@ from pipelines.runtime import Stopwatch
 
 _BLOCK_VALUES = 1 << 24
 """Scores of the video-to-text direction held at once."""
+_UNKNOWN = 0.05
+"""Share of words unknown to the model from which a reader is warned."""
 _TOP = 5
 """Results that an example shows."""
 
@@ -78,6 +80,7 @@ def build_report(
             examples = _labelled_examples(config, answers, coarse, final)
         else:
             examples = [_example(answers, int(row), "search") for row in _some(len(queries.ids), config)]
+    captions = _captions(answers, texts, checkpoint)
     k = answers.candidates.index.shape[1]
     N, shape = len(answers.pool.ids), shape_of(snapshot.schema())
     fused = multiply_adds(weights, shape.frames, shape.patches, shape.dim)
@@ -87,16 +90,16 @@ def build_report(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         queries=len(queries.ids),
         pool=N,
-        captions=_captions(answers, texts, checkpoint),
+        captions=captions,
         manifest=_manifest(config.seed, configuration, checkpoint, snapshot),
         unlabelled_queries=int((~queries.labelled).sum()) if metrics is not None else 0,
         metrics=metrics,
         stages=tuple(StageTime(name, seconds) for name, seconds in watch.seconds.items()),
         macs_per_query=Macs(coarse=coarse_macs, two_stage=coarse_macs + k * fused, exhaustive=N * fused),
-        warnings=tuple(_warnings(snapshot, checkpoint)),
+        warnings=tuple(_warnings(snapshot, checkpoint, captions)),
         files={
             "results.parquet": "the answers of every query, best first, with both stages' scores and ranks",
-            "run.trec": "the same as a TREC run",
+            "run.trec": "every query's reranked candidates, and no more, as a TREC run",
             **({"qrels.trec": "the right answers as TREC qrels"} if metrics is not None else {}),
             "report.json": "this report as data",
         },
@@ -200,8 +203,18 @@ def _manifest(seed: int, configuration: dict[str, Any], checkpoint: Checkpoint, 
     )
 
 
-def _warnings(snapshot: Snapshot, checkpoint: Checkpoint) -> list[str]:
+def _warnings(snapshot: Snapshot, checkpoint: Checkpoint, captions: Captions) -> list[str]:
     warnings = list(checkpoint.notes)
+    if captions.too_long:
+        warnings.append(
+            f"{captions.too_long} of {captions.total} queries are longer than the {captions.text_length} tokens that "
+            "the model reads: their end was not read."
+        )
+    if captions.words and captions.unknown_words and captions.unknown_words > _UNKNOWN * captions.words:
+        share = captions.unknown_words / captions.words
+        warnings.append(
+            f"The model's vocabulary lacks {100 * share:.0f} % of the queries' words: it was trained on others."
+        )
     failed = sum(info.rows for info in snapshot.failures)
     if failed:
         warnings.append(

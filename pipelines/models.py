@@ -10,6 +10,7 @@ from pydantic import Field
 from torch import Tensor
 
 from mgvr_core.config import Section
+from mgvr_core.errors import MgvrError
 from mgvr_core.features.schema import SCHEMA_VERSION, FeatureShape
 from mgvr_core.identity import Fingerprint
 from mgvr_core.model.checkpoint import Checkpoint, weights_hash
@@ -19,7 +20,7 @@ from mgvr_core.model.spec import ModelSpec
 from mgvr_core.video.decoders import decoder_version
 from mgvr_core.video.preprocess import PreprocessConfig
 from mgvr_core.video.sampling import SamplingConfig
-from pipelines.runtime import available_cores
+from pipelines.runtime import RayConfig, available_cores
 
 MODEL_PARTS = ("weights", "activation")
 """The parts of a feature set's fingerprint that a model must share to search it."""
@@ -62,6 +63,11 @@ class DeviceConfig(Section):
     def autocast(self) -> torch.autocast:
         """Autocast to the precision; does nothing at float32."""
         return torch.autocast(self.torch_device().type, torch.bfloat16, enabled=self.final_precision() == "bfloat16")
+
+    def require_present(self, ray: RayConfig) -> None:
+        """Raise MgvrError for a GPU on a machine without one; on a cluster it may be on another, or still to come."""
+        if self.gpus and ray.starts_here() and not torch.cuda.is_available():
+            raise MgvrError("the device is cuda, but PyTorch finds no GPU on this machine: set it to cpu or auto")
 
     def resolved(self) -> Self:
         """The same without `auto`, so that workers do as the driver decided."""

@@ -9,8 +9,7 @@ Writes   OUT/results.parquet              the answers of every query, best first
 Stage 1 finds k candidates by the coarse vector; stage 2 scores those alone by frames, patches and the coarse score.
 Queries without right answers are a plain search: results and thumbnails, no metrics.
 
-  mgvr retrieve --features runs/demo/features --queries.uri queries.csv --model.checkpoint runs/demo/train/model \
-      --out runs/answers
+  mgvr retrieve --features runs/demo/features --model.checkpoint runs/demo/train/model --queries.uri q.csv --out runs/q
   mgvr retrieve jobs/retrieve.yaml --k 100 --rerank.patch_weak 0
 """
 
@@ -65,6 +64,7 @@ class RetrieveConfig(Section):
 
 def retrieve(config: RetrieveConfig) -> Report:
     """Run the job; raises MgvrError before Ray starts where the features are not the model's or the queries are bad."""
+    config.compute.require_present(config.ray)
     queries = Queries.from_table(read_queries(config.queries))
     snapshot = FeatureStore(Path(config.features).absolute()).snapshot(config.snapshot)
     checkpoint = cached_model(config.model)

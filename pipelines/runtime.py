@@ -34,6 +34,10 @@ class RayConfig(Section):
     worker_logs: bool = Field(False, description="print what the workers print; it is in Ray's log folder anyway")
     stall_s: int = Field(1800, gt=0, description="seconds without any progress after which the job gives up")
 
+    def starts_here(self) -> bool:
+        """Whether the job starts a local cluster for itself."""
+        return self.address is None and "RAY_ADDRESS" not in os.environ and not ray.is_initialized()
+
 
 def main(
     kind: type[ConfigT], job: Callable[[ConfigT], object], program: str, guide: str | None, argv: Sequence[str] | None
@@ -62,7 +66,7 @@ def cluster(config: RayConfig) -> Iterator[None]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # A driver started by `uv run` would make every worker run under it too.
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
-    if config.address is None and "RAY_ADDRESS" not in os.environ:
+    if config.starts_here():
         # More logical CPUs than cores on a small machine: the stages of one pipeline must all find a place, and
         # how many threads they use is set by the stages themselves.
         cpus = config.cpus or max(4, available_cores())

@@ -74,6 +74,7 @@ def train(config: TrainConfig) -> Path:
     """Run the job; returns the checkpoint's folder. Raises MgvrError before Ray starts for wrong input."""
     began = time.monotonic()
     out = Path(config.out).absolute()
+    config.compute.require_present(config.ray)
     videos = _captioned(config.corpus)
     validation = None if config.validation is None else _captioned(config.validation)
     captions = [text for texts in videos["captions"].to_pylist() for text in texts]

@@ -59,10 +59,12 @@ def _load_torch(path: Path) -> object:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file raises a dozen kinds
-        forbidden = re.search(r"GLOBAL (\S+)", str(error)) if isinstance(error, pickle.UnpicklingError) else None
+        # Not torch's own words for a pickle: they advise to load the file without the restriction.
+        pickled = isinstance(error, pickle.UnpicklingError)
+        forbidden = re.search(r"GLOBAL (\S+)", str(error)) if pickled else None
         if forbidden is None:
-            raise MgvrError(f"{path} is not a readable weights file: {type(error).__name__} {error}") from error
-        # Not torch's own words: they advise to load the file without the restriction.
+            detail = "it is damaged, or of another format" if pickled else f"{type(error).__name__} {error}"
+            raise MgvrError(f"{path} is not a readable weights file: {detail}") from error
         raise MgvrError(
             f"{path} is a pickle that holds more than tensors ({forbidden[1]}), and running it could run anything. "
             "Load it once where you trust it, and save its state_dict with safetensors."

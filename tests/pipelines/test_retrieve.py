@@ -103,6 +103,16 @@ def plain(snapshot: Snapshot, model: ModelConfig) -> Plain:
 
 
 @pytest.fixture(scope="module")
+def features(features: Snapshot, tmp_path_factory: pytest.TempPathFactory) -> Snapshot:
+    """The same rows in other places: the order of shards and rows is not that of the ids."""
+    table = pa.concat_tables(features.tables())
+    store = FeatureStore(tmp_path_factory.mktemp("shuffled"))
+    places = np.random.default_rng(0).permutation(N)
+    shards = [store.write_shard(table.take(part).combine_chunks()) for part in np.split(places, [5, 9])]
+    return store.commit(0, features.fingerprint, shards, [], {})
+
+
+@pytest.fixture(scope="module")
 def method(features: Snapshot, model: ModelConfig) -> Plain:
     return plain(features, model)
 
