@@ -16,11 +16,11 @@ from ray.data import ActorPoolStrategy
 
 from mgvr_core.features.schema import tensor_column
 from mgvr_core.features.store import Snapshot
-from mgvr_core.model.load import ModelConfig
+from mgvr_core.model.load import ModelConfig, load_model
 from mgvr_core.model.tokenizer import split_words, tokenizer_of
 from mgvr_core.retrieval.coarse import Candidates
 from mgvr_core.retrieval.rerank import Reranker, score_pairs
-from pipelines.models import ComputeConfig, cached_model, text_vectors
+from pipelines.models import ComputeConfig, text_vectors
 from pipelines.progress import progress
 
 _TEXT_BLOCK = 256
@@ -61,7 +61,7 @@ class EncodeTexts:
     def __init__(self, model: ModelConfig, compute: ComputeConfig) -> None:
         self._device = compute.torch_device()
         torch.set_num_threads(compute.thread_count(compute.workers))
-        self._model = cached_model(model).model.to(self._device)
+        self._model = load_model(model).model.to(self._device)
         self._tokenizer = tokenizer_of(self._model.spec)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:

@@ -33,14 +33,13 @@ from mgvr_core.errors import MgvrError
 from mgvr_core.features.schema import FeatureShape
 from mgvr_core.features.store import FeatureStore, ShardInfo, Snapshot
 from mgvr_core.identity import Fingerprint
-from mgvr_core.model.load import ModelConfig
+from mgvr_core.model.load import ModelConfig, load_model
 from mgvr_core.video.sampling import SamplingConfig
 from pipelines.decoding import Decode, DecodingConfig
 from pipelines.encoding import Encode
 from pipelines.identifying import list_local_videos, unique_videos
 from pipelines.models import (
     ComputeConfig,
-    cached_model,
     feature_fingerprint,
     sampling_for,
 )
@@ -79,7 +78,7 @@ def encode(config: EncodeConfig) -> Snapshot:
     compute = config.compute.resolved()
     compute.require_present(config.ray)
     store = FeatureStore(Path(config.out))
-    checkpoint = cached_model(config.model)
+    checkpoint = load_model(config.model)
     model = checkpoint.model
     sampling = sampling_for(checkpoint, config.sampling)
     if config.features.patches and not model.has_patches:
@@ -92,7 +91,7 @@ def encode(config: EncodeConfig) -> Snapshot:
     with cluster(config.ray):
         rows, refused = unique_videos(videos)
         with progress("encode", len(rows), "encoded") as counter:
-            stages = (config, compute, rows, sampling, shape, fingerprint, counter)
+            stages = (config, compute, rows, sampling, model.spec.image_size, shape, fingerprint, counter)
             made = _pipeline(*stages).iter_rows() if len(rows) else ()
             written = [(row["kind"], ShardInfo(**json.loads(row["info"]))) for row in made]
     shards = sorted((info for kind, info in written if kind == "shard"), key=lambda info: info.path)
@@ -110,13 +109,13 @@ def _pipeline(
     compute: ComputeConfig,
     rows: pa.Table,
     sampling: SamplingConfig,
+    size: int,
     shape: FeatureShape,
     fingerprint: Fingerprint,
     counter: Any,
 ) -> Dataset:
     """Rows -> decode (CPU processes) -> encode (one model a device) -> shards."""
     decoders, block = config.decoding.plan(len(rows), config.ray.stall_s)
-    size = cached_model(config.model).model.spec.image_size
     blocks = [rows.slice(begin, block) for begin in range(0, len(rows), block)]
     return (
         ray.data.from_arrow(blocks)

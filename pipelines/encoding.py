@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from mgvr_core.features.schema import FeatureShape
 from mgvr_core.identity import Fingerprint
-from mgvr_core.model.load import ModelConfig
+from mgvr_core.model.load import ModelConfig, load_model
 from pipelines.decoding import Batch, fault
-from pipelines.models import MODEL_PARTS, ComputeConfig, cached_model, model_fingerprint, preprocessing
+from pipelines.models import MODEL_PARTS, ComputeConfig, model_fingerprint, preprocessing
 
 
 class Encode:
@@ -23,7 +23,7 @@ class Encode:
     ) -> None:
         self._device, self._compute = compute.torch_device(), compute
         torch.set_num_threads(compute.thread_count(compute.workers))
-        self._model = cached_model(model).model.to(self._device)
+        self._model = load_model(model).model.to(self._device)
         found = expected.differences(model_fingerprint(self._model), names=MODEL_PARTS)
         if found:
             raise RuntimeError(f"this node loaded another model than the driver: {'; '.join(found)}")

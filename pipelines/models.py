@@ -1,8 +1,7 @@
-"""Models as the jobs use them: loaded once a process, and the fingerprint of what they make."""
+"""Models as the jobs use them: on which device, and the fingerprint of what they make."""
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import Any, Literal, Self
 
 import torch
@@ -15,7 +14,6 @@ from mgvr_core.features.schema import SCHEMA_VERSION, FeatureShape
 from mgvr_core.identity import Fingerprint
 from mgvr_core.model.checkpoint import Checkpoint, weights_hash
 from mgvr_core.model.eercf import EERCF
-from mgvr_core.model.load import ModelConfig, load_model
 from mgvr_core.model.spec import ModelSpec
 from mgvr_core.video.decoders import decoder_version
 from mgvr_core.video.preprocess import PreprocessConfig
@@ -79,16 +77,6 @@ class ComputeConfig(DeviceConfig):
 
     batch_size: int = Field(8, gt=0, description="videos that go through a model at once")
     workers: int = Field(1, gt=0, description="models side by side; on GPUs one a GPU")
-
-
-def cached_model(config: ModelConfig) -> Checkpoint:
-    """The model, loaded once a process."""
-    return _load(config.model_dump_json())
-
-
-@lru_cache(maxsize=1)
-def _load(config: str) -> Checkpoint:
-    return load_model(ModelConfig.model_validate_json(config))
 
 
 def preprocessing(spec: ModelSpec) -> PreprocessConfig:

@@ -29,7 +29,7 @@ from mgvr_core.evaluation.report import Report
 from mgvr_core.features.schema import shape_of
 from mgvr_core.features.store import FeatureStore, Snapshot
 from mgvr_core.model.checkpoint import Checkpoint
-from mgvr_core.model.load import ModelConfig
+from mgvr_core.model.load import ModelConfig, load_model
 from mgvr_core.model.tokenizer import tokenizer_of
 from mgvr_core.retrieval.coarse import Candidates, search
 from mgvr_core.retrieval.rerank import Reranker
@@ -38,7 +38,7 @@ from mgvr_core.scoring.fusion import FusionWeights
 from pipelines.answering import candidate_pairs, encode_texts, load_pool, rerank
 from pipelines.answers import Answers, Queries, write_results
 from pipelines.measuring import ReportConfig, build_report
-from pipelines.models import MODEL_PARTS, ComputeConfig, cached_model, model_fingerprint
+from pipelines.models import MODEL_PARTS, ComputeConfig, model_fingerprint
 from pipelines.progress import progress
 from pipelines.runtime import RayConfig, Stopwatch, cluster, main, summary
 
@@ -67,7 +67,7 @@ def retrieve(config: RetrieveConfig) -> Report:
     config.compute.require_present(config.ray)
     queries = Queries.from_table(read_queries(config.queries))
     snapshot = FeatureStore(Path(config.features).absolute()).snapshot(config.snapshot)
-    checkpoint = cached_model(config.model)
+    checkpoint = load_model(config.model)
     reranker = _reranker(config, checkpoint, snapshot)
     watch = Stopwatch()
     with cluster(config.ray):

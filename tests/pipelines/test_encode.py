@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -244,6 +245,19 @@ def test_another_model_is_refused_by_its_weights(no_ray: None, features: Snapsho
     with pytest.raises(MgvrError, match=r"\n  weights: ") as refused:
         encode(config(features.root, make_checkpoint(seed=1), corpus=corpus.manifest("test")))
     assert "sampling" not in str(refused.value)  # what is the same is not named
+
+
+def test_a_checkpoint_that_was_trained_again_is_another_model(
+    no_ray: None, features: Snapshot, corpus, make_checkpoint, tmp_path: Path
+) -> None:
+    """In the same folder, and asked for by the same process."""
+    place = tmp_path / "model"
+    for seed, parts in ((0, {"sampling"}), (1, {"sampling", "weights"})):
+        shutil.copytree(str(make_checkpoint(seed=seed).checkpoint), place, dirs_exist_ok=True)
+        again = ModelConfig(checkpoint=str(place))
+        with pytest.raises(MgvrError) as refused:
+            encode(config(features.root, again, corpus=corpus.manifest("test"), sampling={"fps": 1}))
+        assert set(re.findall(r"^  (\w+): ", str(refused.value), re.MULTILINE)) == parts
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ from mgvr_core.video import decoders
 from mgvr_core.video.sampling import SamplingConfig
 from pipelines import clips as clips_module
 from pipelines.clips import Clips
-from pipelines.models import cached_model, sampling_for
+from pipelines.models import sampling_for
 from pipelines.train import TrainConfig, train
 from pipelines.training import epoch_order
 
@@ -105,7 +105,7 @@ def test_every_epoch_is_measured(trained: Path) -> None:
 def test_the_checkpoint_is_what_the_other_jobs_take(trained: Path) -> None:
     """Trained weights, with the frame sampling that it was trained on."""
     model = ModelConfig(checkpoint=str(trained / "model"))
-    loaded = cached_model(model)
+    loaded = load_model(model)
     start = checkpoint.load(trained / "start")
     changed = {
         name
