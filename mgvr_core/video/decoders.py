@@ -8,6 +8,7 @@ however it moves about in it. A decoder that can't promise that for a file refus
 
 from __future__ import annotations
 
+import errno
 import importlib
 import stat
 from collections.abc import Callable, Mapping
@@ -26,7 +27,12 @@ MAX_PIXELS = 8192 * 4352
 
 Fault = Literal[
     "missing",
+    "unreadable",
+    "network",
+    "empty",
     "not_a_video",
+    "truncated",
+    "fragment",
     "no_video_stream",
     "unsupported",
     "encrypted",
@@ -37,22 +43,36 @@ Fault = Literal[
     "timeout",
     "memory",
     "crash",
+    "not_finite",
 ]
 
 FAULTS: Mapping[Fault, str] = {
-    "missing": "there is no such file, or it may not be read",
-    "not_a_video": "a folder, a pipe, a device, an empty file, or bytes of no known format",
-    "no_video_stream": "a media file without a picture: sound or subtitles only",
+    "missing": "there is no such file",
+    "unreadable": "the operating system could not read it (I/O error, permission, stale mount)",
+    "network": "it could not be fetched; tried again later",
+    "empty": "a file of no bytes",
+    "not_a_video": "a folder, a pipe, a device, or bytes of no known format (a web page, a file's tail)",
+    "truncated": "begins as a known container and is cut short: before its index, or before its first whole frame",
+    "fragment": "a media segment (DASH, HLS) without the header that says how to decode it",
+    "no_video_stream": "a media file without a picture: sound or subtitles only, or no streams at all",
     "unsupported": "no decoder for its codec, or a file that the chosen decoder can't be trusted with",
     "encrypted": "its frames can't be decoded without a key",
     "too_large": "its frames have more pixels than the limit",
-    "corrupt": "the decoder met errors and got not one frame out",
+    "corrupt": "the decoder met errors and got not one frame out, or the container can't be read",
     "no_frames": "no errors, but no frame either; or a segment that begins after the last frame",
     "decoder_error": "any other error that the decoder reports",
     "timeout": "not decoded within the time limit; the decoder was killed",
     "memory": "decoding it needs more memory than the limit",
     "crash": "the decoder process died of it",
+    "not_finite": "the model gave NaN or infinity for it",
 }
+"""Every reason for which a video can be listed as failed, at whatever stage: there is no other list."""
+
+TRANSIENT: frozenset[Fault] = frozenset({"network", "unreadable", "memory"})
+"""Faults of the moment: such files are tried again. The others would fail again."""
+
+HANDED_ON: frozenset[Fault] = frozenset({"unsupported", "decoder_error", "timeout", "memory", "crash"})
+"""Faults that may be the decoder's and not the file's: another decoder, the fallback, gets the file."""
 
 
 class DecodeError(MgvrError):
@@ -87,6 +107,7 @@ class Clip:
     duration    seconds from the start of the first frame to the end of the last
     fps         average frame rate of the video
     width, height  of the video as displayed, in pixels (rotation applied, sample aspect ratio not)
+    decoder     the name of the decoder that gave the frames, which may be the fallback's
     """
 
     frames: NDArray[np.uint8]
@@ -95,6 +116,7 @@ class Clip:
     fps: float
     width: int
     height: int
+    decoder: str = ""
 
 
 _MODULES = {"pyav": "mgvr_core.video.pyav", "decord": "mgvr_core.video.decord"}
@@ -114,6 +136,11 @@ def decoder_version(name: str) -> str:
     return load(name)[1]
 
 
+def chain_version(name: str, fallback: str | None = None) -> str:
+    """The version of a decoder and of its fallback, which may decode any file: for the fingerprint."""
+    return " then ".join(decoder_version(each) for each in (name, fallback) if each is not None)
+
+
 def load(name: str) -> tuple[Callable[[Request, int], Clip], str]:
     """A decoder's function and its version. Raises MgvrError where `name` is unknown or not installed here."""
     if name not in _MODULES:
@@ -128,18 +155,29 @@ def load(name: str) -> tuple[Callable[[Request, int], Clip], str]:
     def guarded(request: Request, max_pixels: int) -> Clip:
         require_regular_file(request.path)
         clip: Clip = module.decode(request, max_pixels)
+        clip.decoder = name
         return clip
 
     return guarded, version
 
 
 def require_regular_file(path: str) -> None:
-    """Raise DecodeError unless `path` is a file with bytes in it. Opening a named pipe would block for ever."""
+    """Raise DecodeError unless `path` is a file with bytes in it that may be read. Opening a named pipe would block
+    for ever, so it is looked at first.
+    """
     try:
         status = Path(path).stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise DecodeError("not_a_video", f"{path}: not a regular file")
+        if status.st_size == 0:
+            raise DecodeError("empty", f"{path}: an empty file")
+        with Path(path).open("rb", buffering=0) as file:
+            file.read(1)
     except (OSError, ValueError) as error:
-        raise DecodeError("missing", f"{path}: {getattr(error, 'strerror', error)}") from None
-    if not stat.S_ISREG(status.st_mode):
-        raise DecodeError("not_a_video", f"{path}: not a regular file")
-    if status.st_size == 0:
-        raise DecodeError("not_a_video", f"{path}: an empty file")
+        raise DecodeError(_opening_fault(error), f"{path}: {getattr(error, 'strerror', error)}") from None
+
+
+def _opening_fault(error: OSError | ValueError) -> Fault:
+    """A name that leads nowhere, or can't be one (too long, a zero in it, a loop of links), against a failing disk."""
+    nowhere = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP)
+    return "unreadable" if isinstance(error, OSError) and error.errno not in nowhere else "missing"

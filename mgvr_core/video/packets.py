@@ -14,6 +14,7 @@ from typing import Literal, NamedTuple
 import av
 
 from mgvr_core.video.decoders import DecodeError
+from mgvr_core.video.diagnosis import refuse_unreadable
 from mgvr_core.video.entry_points import EntryPoints
 from mgvr_core.video.source import Source
 
@@ -85,7 +86,9 @@ class _Packet(NamedTuple):
 
 
 def index_packets(source: Source) -> PacketIndex:
-    """Read all packets of the source's video stream. Raises DecodeError where it is encrypted."""
+    """Read all packets of the source's video stream. Raises DecodeError where it is encrypted or the disk
+    fails.
+    """
     stream = source.stream
     time_base = Fraction(stream.time_base or 1)  # every demuxer states one
     packets, reconfigured = _read(source)
@@ -132,8 +135,9 @@ def _read(source: Source) -> tuple[list[_Packet], bool]:
             )
     except MemoryError:
         raise
-    except av.FFmpegError:
-        pass  # a file cut short: what there is of it counts, as it does for a player
+    except av.FFmpegError as error:
+        refuse_unreadable(source.path, error)
+        # Else a file cut short: what there is of it counts, as it does for a player.
     return packets, reconfigured
 
 

@@ -19,6 +19,7 @@ from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from mgvr_core.video.decoders import Clip, DecodeError, Request
+from mgvr_core.video.diagnosis import refuse_unreadable, shortfall
 from mgvr_core.video.packets import PacketIndex, Timeline, index_packets
 from mgvr_core.video.picture import Shots
 from mgvr_core.video.sampling import instants
@@ -116,10 +117,12 @@ def _timed_frames(source: Source, index: PacketIndex) -> Iterator[tuple[Fraction
         if last is None or ticks > last:
             last = ticks
             yield ticks, frame
-    if last is None and faults:
-        raise DecodeError("corrupt", f"{source.path}: not one frame can be decoded ({faults[0]})")
     if last is None:
-        raise DecodeError("no_frames", f"{source.path}: a video stream without frames")
+        words = f"not one frame can be decoded ({faults[0]})" if faults else "a video stream without frames"
+        cut = shortfall(source.path)
+        if cut:
+            raise DecodeError("truncated", f"{source.path}: {cut}; {words}")
+        raise DecodeError("corrupt" if faults else "no_frames", f"{source.path}: {words}")
 
 
 def _decoded(source: Source, faults: list[str]) -> Iterator[VideoFrame]:
@@ -142,5 +145,6 @@ def _packets(source: Source, faults: list[str]) -> Iterator[Packet[VideoStream] 
     except MemoryError:
         raise
     except av.FFmpegError as error:
+        refuse_unreadable(source.path, error)
         faults.append(str(error.strerror))
         yield None

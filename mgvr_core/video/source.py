@@ -13,6 +13,7 @@ from av.stream import Discard
 from av.video.stream import VideoStream
 
 from mgvr_core.video.decoders import DecodeError
+from mgvr_core.video.diagnosis import refuse_unreadable, shortfall, unopened
 
 
 @dataclass(frozen=True)
@@ -35,14 +36,23 @@ def open_source(path: str, max_pixels: int) -> Iterator[Source]:
     except MemoryError:
         raise
     except av.FFmpegError as error:
-        raise DecodeError("not_a_video", f"{path}: {error.strerror}") from None
+        refuse_unreadable(path, error)
+        fault, words = unopened(path)
+        raise DecodeError(fault, f"{path}: {words} ({error.strerror})") from None
     with container:
         # The default stream, else libavformat's best: a cover picture only where there is nothing else.
         stream = container.streams.best("video")
         if not isinstance(stream, VideoStream):
-            raise DecodeError("no_video_stream", f"{path}: no video stream in it ({container.format.long_name})")
+            words = f"no video stream in it ({container.format.long_name})"
+            cut = shortfall(path)
+            if cut:
+                raise DecodeError("truncated", f"{path}: {cut}; {words}")
+            raise DecodeError("no_video_stream", f"{path}: {words}")
         if stream.codec_context is None:
             raise DecodeError("unsupported", f"{path}: no decoder for its video codec in this build of libavcodec")
+        # Matroska's encryption: libavformat hands out what it can't decrypt, and says so here only.
+        if "enc_key_id" in stream.metadata:
+            raise DecodeError("encrypted", f"{path}: its video is encrypted")
         if stream.width * stream.height > max_pixels:
             size = f"{stream.width}x{stream.height}"
             raise DecodeError("too_large", f"{path}: frames of {size} pixels, more than the limit of {max_pixels}")

@@ -61,6 +61,28 @@ def test_a_file_it_gets_wrong_is_refused_by_name(decord: Sandbox, films) -> None
         decord.decode(Request(str(films["open_gop.mp4"].path), SamplingConfig(), 64))
 
 
+def test_what_it_refuses_the_fallback_decodes(films, film_name: str, chain: Sandbox) -> None:
+    request = Request(str(films[film_name].path), SamplingConfig(fps=5, frames=100), 64)
+    clip, ours = chain.decode(request), decode("pyav", request)
+    assert clip.decoder == ("decord" if film_name in ACCEPTED else "pyav")
+    np.testing.assert_allclose(clip.timestamps, ours.timestamps, atol=1e-6)
+    if clip.decoder == "pyav":
+        np.testing.assert_array_equal(clip.frames, ours.frames)
+
+
+@pytest.fixture(scope="module")
+def chain() -> Iterator[Sandbox]:
+    pytest.importorskip("decord", reason="decord has wheels for Linux on x86-64 only")
+    with Sandbox("decord", fallback="pyav") as sandbox:
+        yield sandbox
+
+
+def test_a_chain_is_named_the_same_with_and_without_a_child(chain: Sandbox) -> None:
+    own, fallback = decoders.decoder_version("decord"), decoders.decoder_version("pyav")
+    assert chain.version() == decoders.chain_version("decord", "pyav") == f"{own} then {fallback}"
+    assert decoders.chain_version("pyav") == fallback
+
+
 def test_where_it_is_not_installed_the_message_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(decoders._MODULES, "decord", "mgvr_core.video.no_such_module")
     with pytest.raises(MgvrError, match=r"'decord' is not installed here .* use 'pyav'"):

@@ -11,13 +11,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
 
 from mgvr_core.errors import MgvrError
 from mgvr_core.video import child
-from mgvr_core.video.decoders import FAULTS, DecodeError, Request, decode, decoder_version
+from mgvr_core.video.decoders import FAULTS, HANDED_ON, TRANSIENT, DecodeError, Fault, Request, decode, decoder_version
 from mgvr_core.video.sampling import SamplingConfig
 from mgvr_core.video.sandbox import Limits, Sandbox
 
@@ -148,6 +149,7 @@ def test_the_clip_is_the_one_that_decoding_here_gives(films) -> None:
         assert sandbox.version() == decoder_version("pyav")
     np.testing.assert_array_equal(there.frames, here.frames)
     np.testing.assert_array_equal(there.timestamps, here.timestamps)
+    assert there.decoder == here.decoder == "pyav"
     assert (there.duration, there.fps, there.width, there.height) == (here.duration, here.fps, here.width, here.height)
     assert there.frames.flags.writeable
 
@@ -178,9 +180,8 @@ def test_what_is_no_video_file_is_refused_without_opening_it(tmp_path: Path) -> 
             with pytest.raises(DecodeError, match=path.name) as caught:
                 sandbox.decode(Request(str(path), SamplingConfig(), 32))
             kinds[path.name] = caught.value.kind
-    assert kinds.pop("absent.mp4") == "missing"
-    assert set(kinds.values()) == {"not_a_video"}
-    assert len(kinds) == 5
+    others = dict.fromkeys(("pipe.mp4", "folder.mp4", "page.mp4", "zero"), "not_a_video")
+    assert kinds == {"absent.mp4": "missing", "empty.mp4": "empty", **others}
 
 
 def test_frames_above_the_limit_are_refused(films) -> None:
@@ -209,6 +210,40 @@ def test_the_child_imports_neither_torch_nor_ray() -> None:
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
     assert "'av'" in loaded.stdout
     assert not {"'torch'", "'ray'", "'pyarrow'"} & set(loaded.stdout.strip("[]\n").split(", "))
+
+
+@pytest.mark.parametrize(("name", "kind"), [("segfault", "crash"), ("raise", "decoder_error"), ("eat", "memory")])
+def test_where_both_decoders_fail_the_message_has_both_reasons(name: str, kind: str) -> None:
+    with Sandbox("decord", Limits(memory_mb=768), NAUGHTY, fallback="pyav") as sandbox:
+        with pytest.raises(DecodeError, match=f"(?s){name}: .*before that, decord: /somewhere/{name}: ") as caught:
+            sandbox.decode(ask(name))
+        assert caught.value.kind == kind
+        assert sandbox.decode(ask("good")).decoder == "decord"
+        assert sandbox.version() == "naughty decord then naughty pyav"
+
+
+def test_a_fault_of_the_file_is_not_tried_twice(tmp_path: Path) -> None:
+    (tmp_path / "page.mp4").write_text("<html>")
+    with Sandbox("pyav", fallback="pyav") as sandbox:
+        with pytest.raises(DecodeError) as caught:
+            sandbox.decode(Request(str(tmp_path / "page.mp4"), SamplingConfig(), 32))
+        assert "before that" not in str(caught.value)
+        assert sandbox._fallback._child is None
+
+
+def test_closing_ends_the_fallbacks_child_too(films) -> None:
+    with Sandbox("pyav", Limits(timeout_s=0.5), NAUGHTY, fallback="pyav") as sandbox:
+        with pytest.raises(DecodeError) as caught:
+            sandbox.decode(ask("leave"))
+        assert caught.value.kind == "crash"
+        process = sandbox._fallback._running().process
+    assert process.returncode is not None
+
+
+def test_what_is_tried_again_and_what_is_handed_on_are_known_faults() -> None:
+    assert set(FAULTS) == set(get_args(Fault))
+    assert set(FAULTS) > TRANSIENT
+    assert set(FAULTS) > HANDED_ON
 
 
 def test_an_error_crosses_process_borders_with_its_kind() -> None:
