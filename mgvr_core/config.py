@@ -73,7 +73,7 @@ def keys(kind: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for name, field in kind.model_fields.items():
         section = section_of(field.annotation)
         if section is None:
-            yield prefix + name, field
+            yield prefix + (field.alias or name), field
         else:
             yield from keys(section, f"{prefix}{name}.")
 
@@ -130,9 +130,12 @@ def _read_value(text: str, annotation: object) -> Any:
     if str in options or LocalPath in options:
         return None if text == "null" and NoneType in options else text
     try:
-        return yaml.safe_load(text)
+        value = yaml.safe_load(text)
     except yaml.YAMLError:
-        return text
+        value = text
+    if get_origin(annotation) is tuple and isinstance(value, str):
+        return [word.strip() for word in value.split(",")]  # one word, or several between commas, are a list as well
+    return value
 
 
 def _assign(values: dict[str, Any], dotted: str, value: Any) -> None:

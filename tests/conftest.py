@@ -1,14 +1,22 @@
-"""What several test modules share: the reference material beside the checkout, and one Ray cluster."""
+"""What several test modules share: the reference material beside the checkout, one Ray cluster, an object store."""
 
 from __future__ import annotations
 
 import os
 import shutil
+import socket
 import tempfile
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
+from uuid import uuid4
 
 import pytest
+
+# Ours from the start, but nobody listens until a test asks for `s3`.
+S3 = socket.socket()
+S3.bind(("127.0.0.1", 0))
 
 # Before anything imports ray, and inherited by every process that a test starts.
 os.environ.update(
@@ -17,7 +25,18 @@ os.environ.update(
     RAY_ENABLE_UV_RUN_RUNTIME_ENV="0",  # under `uv run pytest` the workers would start under `uv run` too
     # On Linux, too, this switch is what makes a local Ray listen on loopback alone, not on every interface.
     RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER="0",
+    # All that a client of S3 needs, so that a Ray worker that was there before the test finds the same; and nothing of
+    # the developer's: no test can reach a bucket of theirs.
+    AWS_ENDPOINT_URL=f"http://127.0.0.1:{S3.getsockname()[1]}",
+    AWS_ACCESS_KEY_ID="test",
+    AWS_SECRET_ACCESS_KEY="test",
+    AWS_DEFAULT_REGION="us-east-1",
+    AWS_CONFIG_FILE=os.devnull,
+    AWS_SHARED_CREDENTIALS_FILE=os.devnull,
+    AWS_EC2_METADATA_DISABLED="true",
 )
+for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL_S3"):
+    os.environ.pop(name, None)
 
 
 @pytest.fixture(scope="session")
@@ -41,3 +60,41 @@ def ray_cluster() -> Iterator[None]:
     yield
     ray.shutdown()
     shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[None]:
+    """S3 on loopback, at the address in the environment."""
+    from moto.server import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
+    from werkzeug.serving import make_server
+
+    class Silent(MotoRequestHandler):
+        def log(self, *_: Any) -> None:
+            pass
+
+    # One request at a time: moto looks whether a key is there and then writes it, which S3 does in one step.
+    turn = threading.Lock()
+    application = DomainDispatcherApplication(create_backend_app)
+
+    def serve(environ: dict[str, Any], respond: Any) -> Iterable[bytes]:
+        with turn:
+            return list(application(environ, respond))
+
+    S3.listen(128)
+    server = make_server(*S3.getsockname(), serve, threaded=True, request_handler=Silent, fd=S3.fileno())
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.fixture
+def s3(s3_server: None) -> str:
+    """The address of a bucket of the test's own, `s3://NAME`, for s3fs, boto3 and the processes that a test starts."""
+    import boto3
+
+    name = f"bucket-{uuid4().hex[:12]}"
+    boto3.client("s3").create_bucket(Bucket=name)
+    return f"s3://{name}"

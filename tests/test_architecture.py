@@ -15,15 +15,18 @@ ROOT = Path(__file__).resolve().parents[1]
 GROUND_FLOOR = "mgvr_core"
 
 # What a room may import besides itself. A new arrow is a decision: it belongs in docs/decisions, then here.
-ANYWHERE = {"errors", "config", "identity"}
+ANYWHERE = {"errors", "config", "identity", "uris"}
 ALLOWED = {
     "errors": set(),
     "config": set(),
     "identity": set(),
+    "uris": set(),
+    "storage": set(),
     "video": set(),
-    "datasets": set(),
+    "datasets": {"storage"},
     "scoring": set(),
-    "features": set(),
+    "features": {"storage"},
+    "corpus": {"features", "storage", "video"},
     "evaluation": {"scoring"},
     "model": {"scoring"},
     "retrieval": {"features", "scoring"},

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mgvr_core.errors import MgvrError
+from mgvr_core.uris import absolute
 
 VIDEO_SUFFIXES = (
     ".3gp", ".asf", ".avi", ".f4v", ".flv", ".gif", ".h264", ".ivf", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg",
@@ -21,7 +22,7 @@ def has_suffix(name: str, extensions: tuple[str, ...]) -> bool:
     return "*" in extensions or name.lower().endswith(extensions)
 
 
-def walk(folder: Path, extensions: tuple[str, ...]) -> Iterator[Path]:
+def walk(folder: str, extensions: tuple[str, ...]) -> Iterator[str]:
     """Every file below a folder with one of the extensions, in the order of their names.
 
     Links to folders are followed, but never back into a folder that they lie in. Names that begin with a dot are left
@@ -31,9 +32,9 @@ def walk(folder: Path, extensions: tuple[str, ...]) -> Iterator[Path]:
     yield from _walk(folder, extensions, frozenset())
 
 
-def _walk(folder: Path, extensions: tuple[str, ...], above: frozenset[tuple[int, int]]) -> Iterator[Path]:
+def _walk(folder: str, extensions: tuple[str, ...], above: frozenset[tuple[int, int]]) -> Iterator[str]:
     try:
-        status = folder.stat()
+        status = Path(folder).stat()
         entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
     except OSError as error:
         raise MgvrError(f"cannot list the folder {folder}: {error.strerror}") from None
@@ -44,14 +45,14 @@ def _walk(folder: Path, extensions: tuple[str, ...], above: frozenset[tuple[int,
         if entry.name.startswith("."):
             continue
         if entry.is_dir():
-            yield from _walk(folder / entry.name, extensions, above | {here})
+            yield from _walk(entry.path, extensions, above | {here})
         elif has_suffix(entry.name, extensions):
-            yield folder / entry.name
+            yield entry.path  # a text: a Path for each of a million names takes seconds
 
 
-def matches(pattern: str) -> tuple[Path, list[Path]]:
+def matches(pattern: str) -> tuple[str, list[str]]:
     """The folder that a glob pattern starts from and the files it matches (`**`: any depth; no hidden names)."""
     fixed = itertools.takewhile(lambda part: not glob.has_magic(part), Path(pattern).parts[:-1])
     found = glob.glob(pattern, recursive=True)  # noqa: PTH207 (Path.glob lists hidden files, and for `**` folders alone)
     # Absolute only now: the working folder's own name may hold a bracket.
-    return Path(*fixed).absolute(), [Path(name).absolute() for name in sorted(found) if not Path(name).is_dir()]
+    return str(absolute(str(Path(*fixed)))), [str(absolute(name)) for name in sorted(found) if not Path(name).is_dir()]

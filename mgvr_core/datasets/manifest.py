@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import math
+import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -12,10 +13,11 @@ import pyarrow as pa
 from pydantic import field_validator
 
 from mgvr_core.config import Section
+from mgvr_core.datasets.buckets import fetch, find
 from mgvr_core.datasets.folders import VIDEO_SUFFIXES, has_suffix, matches, walk
 from mgvr_core.datasets.tables import SUFFIXES, Rows, read_rows
-from mgvr_core.datasets.uris import fragment, is_unicode, is_url, relative, resolve, to_local
 from mgvr_core.errors import MgvrError
+from mgvr_core.uris import absolute, fragment, is_unicode, is_url, relative, resolve, to_local
 
 VIDEOS = pa.schema(
     [
@@ -49,7 +51,8 @@ class CorpusConfig(Section):
     """Where the videos are."""
 
     uri: str
-    """A folder, a glob, a manifest (.csv, .tsv, .parquet, .jsonl) or one video file."""
+    """A folder, a glob, a manifest (.csv, .tsv, .parquet, .jsonl), one video file, or a prefix, glob or manifest in an
+    object store (s3://, gs://)."""
     root: str | None = None
     """What the relative uris of a manifest start from: a folder or a URL. Default: the manifest's own folder."""
     columns: ColumnsConfig = ColumnsConfig()
@@ -84,32 +87,42 @@ def list_videos(config: CorpusConfig) -> pa.Table:
     """
     name = to_local(config.uri)
     if is_url(name):
-        raise MgvrError(
-            f"the corpus {name} is not on this machine: list the addresses of its videos in a manifest file"
-        )
-    path = Path(name).absolute()
+        return _table(_list_bucket(config, name))
+    path = absolute(name)
     if path.is_dir():
-        return _table(_files(config, path, walk(path, config.extensions)))
+        return _table(_files(config, str(path), walk(str(path), config.extensions)))
     if path.suffix.lower() in SUFFIXES:
         return _table(_read_manifest(config, path))
     if path.exists():
         if not has_suffix(path.name, config.extensions):
             known = ", ".join([*SUFFIXES, *config.extensions])
             raise MgvrError(f"{path} is neither a manifest nor a video: its name must end in one of {known}")
-        return _table(_files(config, path.parent, [path]))
+        return _table(_files(config, str(path.parent), [str(path)]))
     if glob.has_magic(name):
         base, files = matches(name)
         return _table(_files(config, base, files))
     raise MgvrError(f"the corpus {path} does not exist")
 
 
-def _files(config: CorpusConfig, base: Path, files: Iterable[Path]) -> dict[Video, list[str]]:
+def _list_bucket(config: CorpusConfig, url: str) -> dict[Video, list[str]]:
+    if url.lower().endswith(SUFFIXES):
+        with tempfile.TemporaryDirectory(prefix="mgvr-") as folder:
+            copy = fetch(url, Path(folder))
+            root = url.rsplit("/", 1)[0] if config.root is None else config.root
+            try:
+                return _read_manifest(config.model_copy(update={"root": root}), copy)
+            except MgvrError as error:
+                raise MgvrError(str(error).replace(str(copy), url)) from None
+    base, found = find(url, config.extensions)
+    return _files(config, base, found)
+
+
+def _files(config: CorpusConfig, base: str, files: Iterable[str]) -> dict[Video, list[str]]:
     found: dict[Video, list[str]] = {}
-    for file in files:
-        uri = str(file)
+    for uri in files:
         if not is_unicode(uri):
             raise MgvrError(f"the name of {uri!a} is not valid UTF-8: rename it")
-        found[Video(relative(uri, str(base)) if config.ids == "path" else None, uri)] = []
+        found[Video(relative(uri, base) if config.ids == "path" else None, uri)] = []
     if not found:
         sought = "" if glob.has_magic(config.uri) else f" (looked for {', '.join(config.extensions)})"
         raise MgvrError(f"no video found in {config.uri}{sought}")
@@ -121,6 +134,7 @@ def _read_manifest(config: CorpusConfig, file: Path) -> dict[Video, list[str]]:
     root = _root(config, file)
     found: dict[Video, list[str]] = {}
     owners: dict[str, tuple[Video, int]] = {}
+    names: dict[tuple[str, float | None, float | None], tuple[str | None, int]] = {}
     cells = zip(
         *(rows.texts("id"), rows.texts("uri"), rows.floats("start"), rows.floats("end")),
         *(rows.text_lists("caption"), rows.text_lists("captions")),
@@ -134,6 +148,9 @@ def _read_manifest(config: CorpusConfig, file: Path) -> dict[Video, list[str]]:
         if name is None and config.ids == "path":
             name = relative(uri, root) + fragment(start, end)
         video = Video(name, uri, start, end)
+        other, first = names.setdefault(video[1:], (name, row))
+        if other != name:
+            raise rows.error(row, f"{uri} is {_called(name)} here, and {_called(other)} in {rows.place(first)}")
         if name is not None:
             owner, first = owners.setdefault(name, (video, row))
             if owner != video:
@@ -143,6 +160,10 @@ def _read_manifest(config: CorpusConfig, file: Path) -> dict[Video, list[str]]:
     if not found:
         raise MgvrError(f"{file} holds no rows: a manifest needs at least one video")
     return found
+
+
+def _called(name: str | None) -> str:
+    return "without an id" if name is None else f"the video {name!r}"
 
 
 def _check_times(rows: Rows, row: int, start: float | None, end: float | None) -> None:
@@ -158,7 +179,7 @@ def _root(config: CorpusConfig, file: Path) -> str:
         return root.rstrip("/")
     if not Path(root).is_dir():
         raise MgvrError(f"the root {root} is not a folder")
-    return str(Path(root).absolute())
+    return str(absolute(root))
 
 
 def _table(videos: dict[Video, list[str]]) -> pa.Table:

@@ -17,9 +17,9 @@ import pyarrow as pa
 
 from mgvr_core.config import Section
 from mgvr_core.datasets.tables import DELIMITERS, Rows, read_rows
-from mgvr_core.datasets.uris import to_local
 from mgvr_core.errors import MgvrError
 from mgvr_core.identity import hash_json
+from mgvr_core.uris import to_local
 
 QUERIES = pa.schema(
     [

@@ -18,8 +18,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mgvr_core.config import Section, suggest
-from mgvr_core.datasets.uris import is_unicode
 from mgvr_core.errors import MgvrError
+from mgvr_core.uris import is_unicode
 
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 SUFFIXES = (*DELIMITERS, ".parquet", ".jsonl")

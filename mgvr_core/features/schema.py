@@ -7,7 +7,7 @@ flat lists, without Ray or this package. Sizes: F frames, P patches a frame, D d
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from mgvr_core.errors import MgvrError
 from mgvr_core.identity import Fingerprint
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+"""1: without the column `decoder`."""
 _VERSION_KEY, _FINGERPRINT_KEY = b"mgvr.schema_version", b"mgvr.fingerprint"
 
 
@@ -38,12 +39,13 @@ def feature_schema(shape: FeatureShape, fingerprint: Fingerprint) -> pa.Schema:
     half = pa.float16()
     fields = [
         pa.field("id", pa.string(), nullable=False),
-        pa.field("uri", pa.string(), nullable=False),
+        pa.field("uri", pa.string(), nullable=False),  # where it lay when it was encoded; the snapshot knows where now
         pa.field("content_hash", pa.string(), nullable=False),  # SHA-256 of the file's bytes
         pa.field("start", pa.float64()),  # seconds; null: from the file's beginning
         pa.field("end", pa.float64()),  # seconds; null: to the file's end
         pa.field("duration", pa.float64(), nullable=False),  # seconds, of the segment
         pa.field("fps", pa.float64(), nullable=False),  # the file's average frame rate
+        pa.field("decoder", pa.string()),  # the one of the fingerprint's that took this file; null: not written down
         pa.field("timestamps", pa.fixed_shape_tensor(pa.float32(), [F]), nullable=False),  # seconds; NaN: padding
         pa.field("mask", pa.fixed_shape_tensor(pa.uint8(), [F]), nullable=False),  # 1: a frame, 0: padding
         pa.field("video", pa.fixed_shape_tensor(half, [D]), nullable=False),
@@ -53,8 +55,7 @@ def feature_schema(shape: FeatureShape, fingerprint: Fingerprint) -> pa.Schema:
     if shape.patches:
         fields.append(pa.field("patches", pa.fixed_shape_tensor(half, [F, shape.patches, D]), nullable=False))
     fields.append(pa.field("thumbnail", pa.binary()))  # JPEG of up to four frames
-    metadata = {_VERSION_KEY: str(SCHEMA_VERSION), _FINGERPRINT_KEY: json.dumps(dict(fingerprint.parts))}
-    return pa.schema(fields, metadata=metadata)
+    return pa.schema(fields, metadata=_metadata(fingerprint))
 
 
 def build_table(columns: Mapping[str, Any], schema: pa.Schema) -> pa.Table:
@@ -83,8 +84,27 @@ def shape_of(schema: pa.Schema) -> FeatureShape:
     return FeatureShape(frames=F, dim=D, patches=patches)
 
 
+def upgrade(table: pa.Table, columns: Sequence[str] | None = None) -> pa.Table:
+    """A shard's table, or some columns of it, as the current schema has it; what older versions lacked is null."""
+    version = int((table.schema.metadata or {}).get(_VERSION_KEY, SCHEMA_VERSION))
+    if version == SCHEMA_VERSION:
+        return table
+    if columns is None or "decoder" in columns:
+        at = table.schema.names.index("timestamps") if columns is None else table.num_columns
+        table = table.add_column(at, pa.field("decoder", pa.string()), pa.nulls(len(table), pa.string()))
+    fingerprint = fingerprint_of(table.schema, "a shard")
+    return table.replace_schema_metadata(_metadata(fingerprint))
+
+
+def upgraded(fingerprint: Fingerprint) -> Fingerprint:
+    """The fingerprint of an older schema as the current program would write it: no version so far changed a feature."""
+    if fingerprint.parts.get("schema") in range(1, SCHEMA_VERSION):
+        return Fingerprint({**fingerprint.parts, "schema": SCHEMA_VERSION})
+    return fingerprint
+
+
 def fingerprint_of(schema: pa.Schema, source: str) -> Fingerprint:
-    """The fingerprint in a shard's metadata; raises MgvrError for a file of another kind or a newer version."""
+    """The fingerprint in a shard's metadata, upgraded; raises MgvrError for a file of another kind or newer version."""
     metadata = schema.metadata or {}
     if _VERSION_KEY not in metadata:
         raise MgvrError(f"{source} is not a feature shard of mgvr: its metadata has no {_VERSION_KEY.decode()}")
@@ -94,7 +114,11 @@ def fingerprint_of(schema: pa.Schema, source: str) -> Fingerprint:
             f"{source} has schema version {version}, this program reads up to {SCHEMA_VERSION}: "
             "use the version of mgvr that wrote it, or a newer one"
         )
-    return Fingerprint(json.loads(metadata[_FINGERPRINT_KEY]))
+    return upgraded(Fingerprint(json.loads(metadata[_FINGERPRINT_KEY])))
+
+
+def _metadata(fingerprint: Fingerprint) -> dict[bytes, str]:
+    return {_VERSION_KEY: str(SCHEMA_VERSION), _FINGERPRINT_KEY: json.dumps(dict(fingerprint.parts))}
 
 
 def _to_arrow(values: Any, field: pa.Field) -> pa.Array:

@@ -1,224 +1,329 @@
-"""The feature set on disk: immutable Parquet shards, and snapshots that say which of them are the set.
+"""The feature set on disk or in an object store: immutable Parquet shards, and snapshots that say which are the set.
 
-    shards/<hash>.parquet      rows, named by their content
-    failures/<hash>.parquet    videos that could not be encoded, and why
-    snapshots/00000001.json    which shards make up version 1
+    shards/<hash>-<chance>.parquet   rows
+    corpus/<hash>-<chance>.parquet   which videos are listed and where their features are; which have failed, and why
+    snapshots/00000001.json          the shards, sources and failures that make up version 1; empty once gc removed it
+    pending/<hash>.json              work that is done and not yet part of a snapshot: a run that was killed finds it
+    landing/, leaving/               what a commit or a gc is just doing (see `notices`)
 
 A snapshot becomes current in one step, when its file appears under the next number: a reader sees the old set or the
-new one, and a run that was killed leaves shards that no snapshot names.
+new one, and what a killed run leaves behind no snapshot names.
+
+No name is ever used twice. Else a gc could remove under an old name what a commit has just put there, or make room for
+a commit that has slept through others: it would land under a number that is past, and be lost.
 """
 
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+import random
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from hashlib import sha256
 from pathlib import Path
+from secrets import token_hex
 from typing import Any
-from uuid import uuid4
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mgvr_core.errors import JobError, MgvrError
-from mgvr_core.features.schema import SCHEMA_VERSION, fingerprint_of
+from mgvr_core.features import contents, rubbish
+from mgvr_core.features.contents import Change, Contents, Failure, Key, Place, ShardInfo
+from mgvr_core.features.notices import notice, notices
+from mgvr_core.features.rubbish import Rubbish
+from mgvr_core.features.schema import SCHEMA_VERSION, upgrade, upgraded
+from mgvr_core.features.snapshot import FORMAT_VERSION, FileInfo, Snapshot, snapshot_name
 from mgvr_core.identity import Fingerprint, hash_file
+from mgvr_core.storage import Entry, Storage, open_storage
 
-FAILURE_SCHEMA = pa.schema(
-    [
-        pa.field("id", pa.string()),  # null: the file could not be read, so it has no content hash
-        pa.field("uri", pa.string(), nullable=False),
-        pa.field("start", pa.float64()),
-        pa.field("end", pa.float64()),
-        pa.field("stage", pa.string(), nullable=False),
-        pa.field("kind", pa.string(), nullable=False),
-        pa.field("message", pa.string(), nullable=False),
-        pa.field("decoder", pa.string(), nullable=False),
-    ]
-)
+_ATTEMPTS = 50
+"""Commits tried against other writers before a run gives up: each one that fails, another has landed."""
 
 
 @dataclass(frozen=True)
-class ShardInfo:
-    """One immutable file of the set."""
+class Pending:
+    """Work that is done and not yet part of a snapshot."""
 
-    path: str
-    """Relative to the set's folder."""
-    rows: int
-    bytes: int
-    sha256: str
-
-
-@dataclass(frozen=True)
-class Snapshot:
-    """One whole version of the set."""
-
-    root: Path
-    number: int
-    fingerprint: Fingerprint
-    shards: tuple[ShardInfo, ...]
-    failures: tuple[ShardInfo, ...]
-    created: str
-    about: dict[str, Any]
-    """What the writer recorded about its run."""
-
-    @property
-    def rows(self) -> int:
-        """Videos in the set."""
-        return sum(shard.rows for shard in self.shards)
-
-    def read_shard(self, shard: ShardInfo, columns: Sequence[str] | None = None) -> pa.Table:
-        """One shard's rows; raises MgvrError where it can't be read or carries another fingerprint."""
-        path = self.root / shard.path
-        try:
-            table = pq.read_table(path, columns=None if columns is None else list(columns))
-        except (OSError, pa.ArrowInvalid) as error:
-            raise MgvrError(f"shard {path} of snapshot {self.number} can't be read: {error}") from error
-        differences = self.fingerprint.differences(fingerprint_of(table.schema, str(path)))
-        if differences:
-            raise MgvrError(f"shard {path} does not belong to snapshot {self.number}: {'; '.join(differences)}")
-        return table
-
-    def schema(self) -> pa.Schema:
-        """The schema of the shards, of which there must be one."""
-        return pq.read_schema(self.root / self.shards[0].path)
-
-    def tables(self, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
-        """All shards in order, one at a time."""
-        return (self.read_shard(shard, columns) for shard in self.shards)
-
-    def failed(self) -> pa.Table:
-        """The failures table of this version."""
-        tables = [pq.read_table(self.root / info.path) for info in self.failures]
-        return pa.concat_tables(tables) if tables else FAILURE_SCHEMA.empty_table()
+    name: str
+    shard: ShardInfo | None = None
+    ids: tuple[tuple[str, str], ...] = ()
+    """Id and content hash of each row of the shard, in order."""
+    failures: tuple[tuple[str, Failure], ...] = ()
+    """Content hash and failure."""
 
 
 class FeatureStore:
-    """A feature set in a local folder."""
+    """A feature set in a local folder or at the address of an object store."""
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+    def __init__(self, place: str | Path | Storage) -> None:
+        self.storage = place if isinstance(place, Storage) else open_storage(place)
+
+    @property
+    def url(self) -> str:
+        """The folder or address."""
+        return self.storage.url
 
     def write_shard(self, table: pa.Table) -> ShardInfo:
         """Store feature rows as a shard that no snapshot names yet."""
-        return self._write(table, "shards")
+        return ShardInfo(*self._write(table, "shards"))
 
-    def write_failures(self, table: pa.Table) -> ShardInfo:
-        """Store failure rows, of `FAILURE_SCHEMA`, that no snapshot names yet."""
-        return self._write(table.cast(FAILURE_SCHEMA), "failures")
+    def record(
+        self,
+        fingerprint: Fingerprint,
+        shard: ShardInfo | None,
+        ids: Sequence[tuple[str, str]],
+        failures: Sequence[tuple[str, Failure]] = (),
+    ) -> str:
+        """Write down finished work, so that a run that takes over finds it; returns the record's name."""
+        document = {
+            "fingerprint": fingerprint.digest,
+            "shard": None if shard is None else shard.to_json(),
+            "ids": [list(pair) for pair in ids],
+            "failures": [[digest, asdict(failure)] for digest, failure in failures],
+        }
+        data = json.dumps(document).encode()
+        name = f"pending/{sha256(data).hexdigest()[:32]}.json"
+        self.storage.put(name, data)
+        return name
+
+    def pending(self, fingerprint: Fingerprint) -> list[Pending]:
+        """Finished work of this fingerprint that lies about, this run's, a killed one's or another's.
+
+        Work whose shard is gone is not finished: a commit could never take it up.
+        """
+        found = []
+        records = self.storage.entries("pending")  # before the shards: a record is written after its shard
+        there = self._staying("shards")
+        for entry in records:
+            try:
+                document = json.loads(self.storage.read(entry.name))
+            except FileNotFoundError:
+                continue  # another run has just committed it
+            shard = document["shard"] and ShardInfo.from_json(document["shard"])
+            if document["fingerprint"] != fingerprint.digest or (shard and shard.path not in there):
+                continue
+            ids = tuple((name, digest) for name, digest in document["ids"])
+            failures = tuple(
+                (digest, Failure(**{**values, "key": Key(*values["key"])})) for digest, values in document["failures"]
+            )
+            found.append(Pending(entry.name, shard, ids, failures))
+        return found
+
+    def settle(self, records: Sequence[Pending]) -> None:
+        """Forget pending work that a snapshot has taken up."""
+        for record in records:
+            self.storage.remove(record.name)
+
+    def numbers(self) -> list[int]:
+        """Numbers of all snapshots, ascending."""
+        return sorted(self._versions())
 
     def latest(self) -> int:
         """Number of the current snapshot, 0 where there is none."""
-        numbers = [int(path.stem) for path in (self.root / "snapshots").glob("*.json") if path.stem.isdigit()]
-        return max(numbers, default=0)
+        return max(self.numbers(), default=0)
 
     def snapshot(self, number: int | None = None) -> Snapshot:
         """The current snapshot, or one by its number; raises MgvrError where there is none."""
         number = self.latest() if number is None else number
         if not number:
-            raise MgvrError(f"{self.root} holds no feature set: give the folder that mgvr encode wrote (its --out)")
-        path = self._snapshot_path(number)
+            raise MgvrError(f"{self.url} holds no feature set: give what mgvr encode wrote (its --out)")
         try:
-            document = json.loads(path.read_text(encoding="utf-8"))
+            data = self.storage.read(snapshot_name(number))
+            document = json.loads(data) if data else None
         except (OSError, ValueError) as error:
-            raise MgvrError(f"snapshot {number} of {self.root} can't be read: {error}") from None
-        if document["schema_version"] > SCHEMA_VERSION:
-            raise MgvrError(f"{path} has schema version {document['schema_version']}: use a newer version of mgvr")
+            where = f"{self.url}/{snapshot_name(number)}"
+            raise MgvrError(f"snapshot {number} of {self.url} can't be read: {where}: {error}") from None
+        if document is None:
+            raise MgvrError(f"snapshot {number} of {self.url} is there no more: mgvr corpus gc has removed it")
+        return self._parsed(number, document)
+
+    def _parsed(self, number: int, document: dict[str, Any]) -> Snapshot:
+        where = f"{self.url}/{snapshot_name(number)}"
+        # Format 1 knew one version, the shards'.
+        version = document.get("format_version", 1)
+        if version > FORMAT_VERSION or document["schema_version"] > SCHEMA_VERSION:
+            newer = f"format {version}, schema version {document['schema_version']}"
+            raise MgvrError(f"{where} has {newer}: use a newer version of mgvr")
         return Snapshot(
-            root=self.root,
+            storage=self.storage,
             number=number,
-            fingerprint=Fingerprint(document["fingerprint"]),
-            shards=tuple(ShardInfo(**shard) for shard in document["shards"]),
-            failures=tuple(ShardInfo(**shard) for shard in document["failures"]),
+            fingerprint=upgraded(Fingerprint(document["fingerprint"])),
+            shards=tuple(ShardInfo.from_json(shard) for shard in document["shards"]),
+            sources_file=FileInfo(**document["sources"]) if version > 1 else None,
+            failure_files=tuple(FileInfo(info["path"], info["rows"], info["sha256"]) for info in document["failures"]),
             created=document["created"],
             about=document["about"],
+            format=version,
         )
 
+    def contents(self) -> Contents:
+        """What the current snapshot says; empty where there is none."""
+        return self.snapshot().contents() if self.latest() else Contents()
+
     def require_writable(self) -> None:
-        """Raise MgvrError where the file system can't do what a commit needs: rename, and link without overwriting."""
-        place = self.root / "snapshots"
-        first, second = place / f".{uuid4().hex}", place / f".{uuid4().hex}"
-        try:
-            place.mkdir(parents=True, exist_ok=True)
-            first.touch()
-            os.link(first, second)
-            second.replace(first)
-        except OSError as error:
-            raise MgvrError(
-                f"{self.root} can't hold a feature set: {error}. It takes a file system with hard links, such as a "
-                "local disk or NFS; mounted object stores have none."
-            ) from None
-        finally:
-            first.unlink(missing_ok=True)
-            second.unlink(missing_ok=True)
+        """Raise MgvrError where the place can't do what a commit needs."""
+        self.storage.require_writable()
 
     def require_fingerprint(self, fingerprint: Fingerprint) -> None:
         """Raise MgvrError where the set was made by something else than `fingerprint`: sets are never mixed."""
-        if not self.latest():
-            return
-        differences = self.snapshot().fingerprint.differences(fingerprint)
+        if self.latest():
+            self._require_same(self.snapshot().fingerprint, fingerprint)
+
+    def commit(self, fingerprint: Fingerprint, change: Change, about: dict[str, Any]) -> Snapshot:
+        """Make the set what the change says, on top of whatever other runs have committed meanwhile.
+
+        Returns the new snapshot, or the current one where the change changes nothing. Raises JobError where another
+        run's videos contradict this one's, where this run's shards are gone, or where the store fails.
+        """
+        try:
+            return self._commit(fingerprint, change, about)
+        except OSError as error:
+            raise JobError(f"{self.url} can't be written: {error}; what is done is not lost, run it again") from error
+
+    def _commit(self, fingerprint: Fingerprint, change: Change, about: dict[str, Any]) -> Snapshot:
+        for attempt in range(_ATTEMPTS):
+            number = self.latest()
+            try:
+                parent = self.snapshot(number) if number else None
+                head = parent.contents() if parent else Contents()
+            except MgvrError:
+                if self.latest() == number:
+                    raise
+                continue  # others have committed meanwhile, and a gc has removed it
+            if parent:
+                self._require_same(parent.fingerprint, fingerprint)
+            after = contents.fold(head, change)
+            if parent and after == head and parent.format == FORMAT_VERSION:
+                return parent
+            after = self._compacted(after)
+            fresh = {shard.path for shard in after.shards} - {shard.path for shard in head.shards}
+            created = self._create(number + 1, fingerprint, after, about, fresh)
+            if created:
+                return created
+            # What this attempt has made is of no use to the next, and no one else names it.
+            for path in fresh - {shard.path for shard in change.shards}:
+                self.storage.remove(path)
+            time.sleep(random.uniform(0, 0.02 * (attempt + 1)))  # two that retry in step would meet again
+        raise JobError(f"other runs commit to {self.url} without a pause: nothing of this one is lost, run it again")
+
+    def rubbish(self, keep: int, older_than_s: float) -> Rubbish:
+        """What neither the last `keep` snapshots need, nor a reader of one that was current within `older_than_s`
+        seconds, nor a run under way.
+        """
+        return rubbish.find(self.storage, self._versions, self._needs, keep, older_than_s)
+
+    def remove(self, unneeded: Rubbish) -> None:
+        """Remove it, but for what a commit has named meanwhile."""
+        rubbish.remove(self.storage, self._versions, self._needs, unneeded)
+
+    def _versions(self) -> dict[int, Entry]:
+        try:
+            entries = self.storage.entries("snapshots")
+        except OSError as error:
+            raise MgvrError(f"{self.url} can't be read: {error}") from error
+        named = {entry.name.rsplit("/", 1)[-1].removesuffix(".json"): entry for entry in entries if entry.bytes}
+        return {int(name): entry for name, entry in named.items() if name.isdigit()}
+
+    def _needs(self, number: int) -> set[str]:
+        return self.snapshot(number).files()
+
+    def _require_same(self, ours: Fingerprint, fingerprint: Fingerprint) -> None:
+        differences = ours.differences(fingerprint)
         if differences:
             raise MgvrError(
-                f"{self.root} already holds features made otherwise; nothing mixes two fingerprints. Differences:\n  "
+                f"{self.url} already holds features made otherwise; nothing mixes two fingerprints. Differences:\n  "
                 + "\n  ".join(differences)
-                + "\nChoose another folder with --out."
+                + "\nChoose another folder with --out; {fingerprint} in it stands for the fingerprint's short name."
             )
 
-    def commit(
-        self,
-        parent: int,
-        fingerprint: Fingerprint,
-        shards: Sequence[ShardInfo],
-        failures: Sequence[ShardInfo],
-        about: dict[str, Any],
-    ) -> Snapshot:
-        """Make these shards the current set, as the successor of snapshot `parent`.
+    def _compacted(self, after: Contents) -> Contents:
+        """Shards of which less than half is left are written anew: a set that changes must not grow for ever."""
+        moved: dict[Place, Place] = {}
+        shards = []
+        for shard in after.shards:
+            if 2 * shard.live >= shard.rows:
+                shards.append(shard)
+                continue
+            live = np.setdiff1d(np.arange(shard.rows), shard.removed)
+            written = self.write_shard(upgrade(self._read(shard)).take(pa.array(live)))
+            moved |= {Place(shard.path, int(old)): Place(written.path, new) for new, old in enumerate(live)}
+            shards.append(written)
+        if not moved:
+            return after
+        sources = {
+            key: replace(source, place=moved.get(source.place, source.place)) if source.place else source
+            for key, source in after.sources.items()
+        }
+        return Contents(sources, after.failures, tuple(sorted(shards, key=lambda shard: shard.path)))
 
-        Raises JobError where another writer has committed since `parent`, and leaves its snapshot as it is.
-        """
-        self.require_fingerprint(fingerprint)
+    def _read(self, shard: ShardInfo) -> pa.Table:
+        try:
+            return self.storage.read_table(shard.path)
+        except FileNotFoundError:
+            raise self._gone(shard.path) from None
+        except pa.ArrowException as error:
+            raise JobError(f"{self.url}/{shard.path} can't be read: {error}") from error
+
+    def _gone(self, path: str) -> JobError:
+        return JobError(f"{self.url}/{path} is gone: mgvr corpus gc has removed it, or is about to. Run it again")
+
+    def _staying(self, *folders: str) -> set[str]:
+        """The files of folders that no gc is about to remove. The notices first: by the listing, it may be over."""
+        leaving = {name for found in notices(self.storage, "leaving") for name in found.files}
+        return {entry.name for folder in folders for entry in self.storage.entries(folder)} - leaving
+
+    def _create(
+        self, number: int, fingerprint: Fingerprint, after: Contents, about: dict[str, Any], fresh: set[str]
+    ) -> Snapshot | None:
+        """Write a snapshot; None where one of that number is there. `fresh`: shards that its parent does not name."""
+        contents.require_known(after)
+        sources = self._write(contents.source_table(after.sources.values()), "corpus")
+        failures = [self._write(contents.failure_table(after.failures.values()), "corpus")] if after.failures else []
         document = {
+            "format_version": FORMAT_VERSION,
             "schema_version": SCHEMA_VERSION,
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "fingerprint": dict(fingerprint.parts),
-            "rows": sum(shard.rows for shard in shards),
-            "shards": [asdict(shard) for shard in shards],
-            "failures": [asdict(shard) for shard in failures],
+            "rows": sum(shard.live for shard in after.shards),
+            "shards": [shard.to_json() for shard in after.shards],
+            "sources": _file_json(sources),
+            "failures": [_file_json(info) for info in failures],
             "about": about,
         }
-        path = self._snapshot_path(parent + 1)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{uuid4().hex}")
-        temporary.write_text(json.dumps(document, indent=1, allow_nan=False), encoding="utf-8")
-        _sync(temporary)
+        data = json.dumps(document, indent=1, allow_nan=False).encode()
+        tables = {path for path, *_ in (sources, *failures)}
+        with notice(self.storage, "landing", fresh | tables, number):
+            lost = (fresh | tables) - self._staying("shards", "corpus")
+            if lost:
+                raise self._gone(min(lost))
+            try:
+                self.storage.create(snapshot_name(number), data)
+            except FileExistsError:
+                # A client that hears nothing of its success tries again, and finds what it has made itself.
+                if self.storage.read(snapshot_name(number)) != data:
+                    for name in tables:
+                        self.storage.remove(name)
+                    return None
+        return self._parsed(number, document)
+
+    def _write(self, table: pa.Table, folder: str) -> tuple[str, int, int, str]:
+        scratch = self.storage.scratch()
         try:
-            # A link, unlike a rename, fails where the name is taken: the loser of a race is told.
-            os.link(temporary, path)
-        except FileExistsError:
-            raise JobError(f"another run has committed {path.name} to {self.root} meanwhile: run again") from None
+            # Features are noise to a byte compressor: it costs time and saves nothing.
+            compression = "none" if folder == "shards" else "zstd"
+            pq.write_table(table, scratch, compression=compression, use_dictionary=folder != "shards")
+            digest, size = hash_file(scratch), scratch.stat().st_size
+            name = f"{folder}/{digest[:24]}-{token_hex(4)}.parquet"
+            self.storage.place(scratch, name)
         finally:
-            temporary.unlink()
-        return self.snapshot(parent + 1)
-
-    def _snapshot_path(self, number: int) -> Path:
-        return self.root / "snapshots" / f"{number:08d}.json"
-
-    def _write(self, table: pa.Table, folder: str) -> ShardInfo:
-        place = self.root / folder
-        place.mkdir(parents=True, exist_ok=True)
-        temporary = place / f".{uuid4().hex}"
-        # Features are noise to a byte compressor: it costs time and saves nothing.
-        pq.write_table(table, temporary, compression="none", use_dictionary=False)
-        _sync(temporary)
-        sha256 = hash_file(temporary)
-        path = place / f"{sha256[:32]}.parquet"
-        temporary.replace(path)
-        return ShardInfo(str(path.relative_to(self.root)), table.num_rows, path.stat().st_size, sha256)
+            scratch.unlink(missing_ok=True)
+        return name, table.num_rows, size, digest
 
 
-def _sync(path: Path) -> None:
-    """Reach the disk before the name does, so that a power cut can't leave a named file without its bytes."""
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
+def _file_json(written: tuple[str, int, int, str]) -> dict[str, Any]:
+    path, rows, _, digest = written
+    return asdict(FileInfo(path, rows, digest))

@@ -103,6 +103,24 @@ def test_relative_uris_start_from_the_manifest_or_from_root(write, tmp_path):
     assert uris_of(manifest, root="s3://bucket/videos/") == ["s3://bucket/videos/sub/a.mp4"]
 
 
+def test_names_as_find_and_others_write_them_are_the_same_files(write, tmp_path):
+    manifest = write("m.csv", [{"uri": "./sub/a.mp4"}, {"uri": "sub//b.mp4"}, {"uri": "/abs/c.mp4"}])
+    expected = ["/abs/c.mp4", str(tmp_path / "sub/a.mp4"), str(tmp_path / "sub/b.mp4")]
+    assert uris_of(manifest) == expected
+    assert [row["id"] for row in rows_of(manifest, ids="path")] == ["/abs/c.mp4", "sub/a.mp4", "sub/b.mp4"]
+    assert uris_of(manifest, root="s3://bucket/v")[::2] == ["/abs/c.mp4", "s3://bucket/v/sub/a.mp4"]
+
+
+def test_a_folder_lists_the_same_names_wherever_it_is_called_from(tmp_path, monkeypatch):
+    for name in ("videos/a.mp4", "jobs/deep/x"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    expected = [str(tmp_path / "videos/a.mp4")]
+    for folder, name in ((tmp_path, "videos"), (tmp_path / "jobs/deep", "../../videos")):
+        monkeypatch.chdir(folder)
+        assert uris_of(name) == uris_of(f"{name}/") == uris_of(f"{name}/*.mp4") == uris_of(f"{name}/a.mp4") == expected
+
+
 def test_absolute_uris_and_urls_stay(write):
     uris = ["/abs/a.mp4", "https://host/a%20b.mp4?sig=1&x=2", "s3://bucket/a.mp4"]
     assert sorted(uris_of(write("m.csv", [{"uri": uri} for uri in uris]))) == sorted(uris)
@@ -195,6 +213,8 @@ def test_parts_of_one_file_are_videos_of_their_own(write):
         ({"uri": "", "id": "x"}, "the uri is empty"),
         ({"uri": "  ", "id": "x"}, "the uri is empty"),
         ({"uri": "a.mp4", "id": "ok"}, "'ok' is taken by {first}"),
+        ({"uri": "ok.mp4", "id": "x"}, "ok.mp4 is the video 'x' here, and the video 'ok' in {first}"),
+        ({"uri": "ok.mp4"}, "ok.mp4 is without an id here, and the video 'ok' in {first}"),
         ({"uri": "b.mp4", "start": 3, "end": 3}, "end (3 s) must be after start (3 s)"),
         ({"uri": "b.mp4", "end": -1}, "must be after start"),
         ({"uri": "b.mp4", "start": -1}, "start must be 0 or later"),
@@ -282,7 +302,7 @@ def test_what_is_not_there_is_named(tmp_path, write):
     assert "no video found" in refusal(tmp_path)
     assert "no video found" in refusal(tmp_path / "*.mp4")
     assert "neither a manifest nor a video" in refusal(tmp_path / "notes.txt")
-    assert "not on this machine" in refusal("s3://bucket/videos")
+    assert "the corpus ftp://host/videos can't be listed" in refusal("ftp://host/videos")
     assert "is not a folder" in refusal(write("m.csv", [{"uri": "a.mp4"}]), root=str(tmp_path / "missing"))
 
 

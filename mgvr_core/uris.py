@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from urllib.parse import unquote
 
 _URL = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*://")
+_REDUNDANT = re.compile(r"//|/\.?(/|$)")
 
 
 def is_url(uri: str) -> bool:
@@ -15,19 +17,44 @@ def is_url(uri: str) -> bool:
 
 
 def to_local(uri: str) -> str:
-    """The path behind a file:// URL; paths and other URLs as they are."""
-    if not uri.lower().startswith("file://"):
+    """The path behind a file:// URL; paths as they are, and other URLs with their scheme in lower case."""
+    scheme = _URL.match(uri)
+    if scheme is None:
         return uri
+    rest = uri[scheme.end() :]
+    if scheme.group().lower() != "file://":
+        return scheme.group().lower() + rest
     # Not urlsplit: a bare `?` or `#` is part of the file's name here.
-    return unquote(uri[len("file://") :].removeprefix("localhost"))
+    return unquote(rest.removeprefix("localhost"))
 
 
 def resolve(uri: str, root: str) -> str:
     """An absolute path or a URL, from a uri that may be relative to `root` (an absolute folder or a URL)."""
     local = to_local(uri)
-    if is_url(local):
+    if is_url(local) or (is_url(root) and local.startswith("/")):
         return local
-    return f"{root}/{local}" if is_url(root) else str(Path(root) / local)
+    if is_url(root):
+        return _below(local, root)
+    joined = os.path.join(root, local)  # noqa: PTH118 - a Path for each of a million names takes seconds
+    return str(Path(joined)) if _REDUNDANT.search(joined) else joined
+
+
+def _below(name: str, root: str) -> str:
+    # An object store has no `.` and no `..`, and lists name files so.
+    while name.startswith(("./", "../")):
+        step, _, name = name.partition("/")
+        if step == ".." and root.count("/") > 2:
+            root = root.rsplit("/", 1)[0]
+    return f"{root}/{name}"
+
+
+def absolute(name: str) -> Path:
+    """The absolute path of a name, the same one wherever it is called from: `..` is followed, other links are kept."""
+    path = Path(name).absolute()
+    parents = [at for at, part in enumerate(path.parts, start=1) if part == ".."]
+    if not parents:
+        return path
+    return Path(*path.parts[: parents[-1]]).resolve().joinpath(*path.parts[parents[-1] :])
 
 
 def relative(uri: str, root: str) -> str:

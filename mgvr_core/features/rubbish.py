@@ -1,0 +1,96 @@
+"""Which files of a feature set nothing needs any more, and how they go.
+
+Three things need a file: a snapshot that is kept, a commit that is about to name it, and a run whose work no snapshot
+names yet. The last is told by age alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+
+from mgvr_core.features.notices import VALID_S, notice, notices
+from mgvr_core.features.snapshot import snapshot_name
+from mgvr_core.storage import Entry, Storage
+
+Versions = Callable[[], Mapping[int, Entry]]
+"""The files of all snapshots by number, as they are now."""
+Needs = Callable[[int], set[str]]
+"""The files that the snapshot of a number needs."""
+
+_FOLDERS = ("shards", "corpus", "failures", "scratch", "pending")
+
+
+@dataclass(frozen=True)
+class Rubbish:
+    """What gc removes."""
+
+    files: tuple[str, ...]
+    bytes: int
+    kept: tuple[int, ...] = ()
+    """Numbers of the snapshots that stay."""
+
+
+def find(storage: Storage, versions: Versions, needs: Needs, keep: int, older_than_s: float) -> Rubbish:
+    """What no kept snapshot names and nothing has touched for `older_than_s` seconds.
+
+    The last `keep` snapshots are kept, and those that were current within that time: a reader may be at one. The work
+    of runs that is not committed is spared as a whole as long as it grows: its first part may be old by its end.
+    """
+    before = time.time() - older_than_s
+    # Before the snapshots are read: what one names that comes later is younger than this list, or said to be landing.
+    listed = [entry for folder in _FOLDERS for entry in storage.entries(folder)]
+    needed = _unfinished(storage, before)
+    numbered = sorted(versions().items())
+    last = {number for number, _ in numbered[-keep:]}
+    old = {
+        number: entry
+        for (number, entry), (_, successor) in pairwise(numbered)
+        if number not in last and successor.modified < before
+    }
+    kept = tuple(number for number, _ in numbered if number not in old)
+    for number in kept:
+        needed |= needs(number)
+    unneeded = [entry for entry in listed if entry.name not in needed and entry.modified < before]
+    unneeded += [
+        entry
+        for kind in ("landing", "leaving")
+        for entry in storage.entries(kind)
+        if entry.modified < min(before, time.time() - VALID_S)
+    ]
+    unneeded += old.values()
+    return Rubbish(tuple(entry.name for entry in unneeded), sum(entry.bytes for entry in unneeded), kept)
+
+
+def remove(storage: Storage, versions: Versions, needs: Needs, rubbish: Rubbish) -> None:
+    """Remove it, but for what a commit has named meanwhile or is about to name."""
+    with notice(storage, "leaving", rubbish.files):
+        landing = notices(storage, "landing")  # before the snapshots: what has landed since is in one
+        numbers = versions()
+        needed = {name for found in landing if found.number not in numbers for name in found.files}
+        for number in numbers:
+            if snapshot_name(number) not in rubbish.files:
+                needed |= needs(number)
+        # Snapshots first: one whose shards are gone must not be found.
+        for name in sorted(rubbish.files, key=lambda name: not name.startswith("snapshots/")):
+            if name.startswith("snapshots/"):
+                storage.put(name, b"")  # the number stays taken
+            elif name not in needed:
+                storage.remove(name)
+
+
+def _unfinished(storage: Storage, before: float) -> set[str]:
+    """The records of pending work and their shards; none where the youngest is older than `before`."""
+    records = storage.entries("pending")
+    if all(entry.modified < before for entry in records):
+        return set()
+    needed = {entry.name for entry in records}
+    for entry in records:
+        with contextlib.suppress(FileNotFoundError):  # committed meanwhile
+            shard = json.loads(storage.read(entry.name))["shard"]
+            needed |= {shard["path"]} if shard else set()
+    return needed
