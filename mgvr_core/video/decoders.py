@@ -43,6 +43,7 @@ Fault = Literal[
     "timeout",
     "memory",
     "crash",
+    "killed",
     "not_finite",
 ]
 
@@ -64,15 +65,18 @@ FAULTS: Mapping[Fault, str] = {
     "timeout": "not decoded within the time limit; the decoder was killed",
     "memory": "decoding it needs more memory than the limit",
     "crash": "the decoder process died of it",
+    "killed": "the decoder process was killed from outside, as a machine short of memory does",
     "not_finite": "the model gave NaN or infinity for it",
 }
 """Every reason for which a video can be listed as failed, at whatever stage: there is no other list."""
 
-TRANSIENT: frozenset[Fault] = frozenset({"network", "unreadable", "memory"})
+TRANSIENT: frozenset[Fault] = frozenset({"network", "unreadable", "memory", "killed"})
 """Faults of the moment: such files are tried again. The others would fail again."""
 
 HANDED_ON: frozenset[Fault] = frozenset({"unsupported", "decoder_error", "timeout", "memory", "crash"})
-"""Faults that may be the decoder's and not the file's: another decoder, the fallback, gets the file."""
+"""Faults that may be the decoder's and not the file's: another decoder, the fallback, gets the file. Not those of the
+machine alone (`killed`), or it would hang on chance which decoder a video has.
+"""
 
 
 class DecodeError(MgvrError):
@@ -174,10 +178,10 @@ def require_regular_file(path: str) -> None:
         with Path(path).open("rb", buffering=0) as file:
             file.read(1)
     except (OSError, ValueError) as error:
-        raise DecodeError(_opening_fault(error), f"{path}: {getattr(error, 'strerror', error)}") from None
+        raise DecodeError(opening_fault(error), f"{path}: {getattr(error, 'strerror', error)}") from None
 
 
-def _opening_fault(error: OSError | ValueError) -> Fault:
+def opening_fault(error: Exception) -> Fault:
     """A name that leads nowhere, or can't be one (too long, a zero in it, a loop of links), against a failing disk."""
     nowhere = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP)
     return "unreadable" if isinstance(error, OSError) and error.errno not in nowhere else "missing"

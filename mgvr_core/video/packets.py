@@ -7,15 +7,18 @@ wrong one), the presentation time of every frame where that is stored, and the p
 from __future__ import annotations
 
 import itertools
+import math
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Literal, NamedTuple
 
 import av
+from av.format import Flags
 
 from mgvr_core.video.decoders import DecodeError
 from mgvr_core.video.diagnosis import refuse_unreadable
 from mgvr_core.video.entry_points import EntryPoints
+from mgvr_core.video.recordings import Recordings, find_recordings
 from mgvr_core.video.source import Source
 
 # Containers that store a presentation time with every frame and can be sought by it. AVI stores none: libavformat
@@ -53,6 +56,7 @@ class PacketIndex:
     step         ticks between two frames at the average rate
     first, last  when the first packet's frame begins and the last one's ends
     rate         average frames a second
+    recordings   what is added to the times of each packet; nothing, but where the clock starts anew on the way
     timeline     None where the file must be read in order to learn what it presents
     """
 
@@ -62,6 +66,7 @@ class PacketIndex:
     first: Fraction
     last: Fraction
     rate: float
+    recordings: Recordings
     timeline: Timeline | None
 
     def seconds(self, ticks: Fraction | int) -> float:
@@ -94,26 +99,30 @@ def index_packets(source: Source) -> PacketIndex:
     packets, reconfigured = _read(source)
 
     times = [packet.pts for packet in packets if packet.pts is not None]
-    stamps = [packet.dts for packet in packets if packet.dts is not None]
+    stamps = [packet.dts for packet in packets]
+    known = [stamp for stamp in stamps if stamp is not None]
+    in_order = known == sorted(known)
     rate = stream.average_rate or _mean_rate(times, time_base)
     step = 1 / (rate * time_base)
-    in_order = all(earlier <= later for earlier, later in itertools.pairwise(stamps))
-    container = source.container.format.name
+    container = source.container.format
+    recordings = Recordings([0], [0])
     clock: Literal["pts", "dts", "count"]
-    if in_order and len(times) == len(packets) and container != "avi":
-        clock, first = "pts", Fraction(min(times, default=0))
-        ends = (t + (p.duration or step) for t, p in zip(times, packets, strict=True) if not p.hidden)
-        last = max(ends, default=first)
-    elif in_order and len(stamps) == len(packets):
-        clock, first, last = "dts", Fraction(stamps[0]), stamps[-1] + step
+    if packets and len(times) == len(packets) and container.name != "avi":
+        ends = [time + (packet.duration or math.ceil(step)) for time, packet in zip(times, packets, strict=True)]
+        recordings = find_recordings(times, stamps, ends, time_base, Flags.ts_discont in Flags(container.flags))
+        times = [time + recordings.shift(number) for number, time in enumerate(times)]
+        clock, first = "pts", Fraction(min(times))
+        shown = (t + (p.duration or step) for t, p in zip(times, packets, strict=True) if not p.hidden)
+        last = max(shown, default=first)
+    elif packets and in_order and len(known) == len(packets):
+        clock, first, last = "dts", Fraction(known[0]), known[-1] + step
     else:
-        # Time stamps that jump back (two recordings in one file) or are missing (bare elementary streams).
-        clock, first, last = "count", Fraction(0), len(packets) * step
+        clock, first, last = "count", Fraction(0), len(packets) * step  # no time stamps: bare elementary streams
 
     timeline = None
-    if clock == "pts" and not reconfigured and container in _TIMED_CONTAINERS:
+    if clock == "pts" and in_order and not reconfigured and container.name in _TIMED_CONTAINERS:
         timeline = _timeline(packets, times)
-    return PacketIndex(time_base, clock, step, first, Fraction(last), float(rate), timeline)
+    return PacketIndex(time_base, clock, step, first, Fraction(last), float(rate), recordings, timeline)
 
 
 def _read(source: Source) -> tuple[list[_Packet], bool]:

@@ -62,6 +62,12 @@ class Shots:
         return np.ascontiguousarray(pixels[crop_y : crop_y + self._size, crop_x : crop_x + self._size])
 
 
+def is_stored_upright(frame: VideoFrame) -> bool:
+    """Whether the frame is shown as it is stored, neither turned nor mirrored."""
+    a, b, c, d = _display_matrix(frame)
+    return a > 0 and d > 0 and b == c == 0
+
+
 def _display_matrix(frame: VideoFrame) -> tuple[int, int, int, int]:
     """a, b, c, d of the display matrix: the pixel (x, y) belongs at (a x + c y, b x + d y). See libavutil/display.h.
 

@@ -17,6 +17,7 @@ from typing import IO, Any
 
 from mgvr_core.errors import MgvrError
 from mgvr_core.video import wire
+from mgvr_core.video.decoders import DecodeError
 
 _START_TIMEOUT_S = 60.0
 _LAST_WORDS = 800
@@ -83,7 +84,9 @@ class Child:
 
 
 def start(command: Sequence[str], decoder: str, memory_mb: int, max_pixels: int) -> Child:
-    """A child that has loaded its decoder. Raises MgvrError where it can't."""
+    """A child that has loaded its decoder. Raises MgvrError where it can't, and DecodeError, kind `killed`, where it
+    was killed from outside, which may not happen again.
+    """
     requests_read, requests_write = os.pipe()
     answers_read, answers_write = os.pipe()
     # A file and not a pipe: a child that writes without end can't be blocked by a parent that doesn't read.
@@ -114,9 +117,12 @@ def start(command: Sequence[str], decoder: str, memory_mb: int, max_pixels: int)
     child = Child(process, io.FileIO(requests_write, "w"), io.FileIO(answers_read, "r"), log)
     try:
         answer, _ = child.hear(_START_TIMEOUT_S)
-    except (EOFError, TimeoutError):
+    except (EOFError, TimeoutError) as error:
         words = child.epitaph()
+        killed = isinstance(error, EOFError) and child.process.returncode == -signal.SIGKILL
         child.kill()
+        if killed:
+            raise DecodeError("killed", f"the video decoder's process was killed as it started ({words})") from None
         raise MgvrError(f"the video decoder's process does not start ({words})") from None
     if "refused" in answer:
         child.kill()

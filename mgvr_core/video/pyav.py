@@ -109,7 +109,7 @@ def _timed_frames(source: Source, index: PacketIndex) -> Iterator[tuple[Fraction
     """
     faults: list[str] = []
     last: Fraction | None = None
-    for frame in _decoded(source, faults):
+    for frame in _decoded(source, index, faults):
         stamp = {"pts": frame.pts, "dts": frame.dts, "count": None}[index.clock]
         # No stamp: the clock is the count, or the decoder hands out its last frames, behind the last packet.
         following = index.first if last is None else last + index.step
@@ -125,23 +125,35 @@ def _timed_frames(source: Source, index: PacketIndex) -> Iterator[tuple[Fraction
         raise DecodeError("corrupt" if faults else "no_frames", f"{source.path}: {words}")
 
 
-def _decoded(source: Source, faults: list[str]) -> Iterator[VideoFrame]:
+def _decoded(source: Source, index: PacketIndex, faults: list[str]) -> Iterator[VideoFrame]:
     """Frames in the order in which they come out; packets that can't be decoded are passed over and noted."""
-    for packet in _packets(source, faults):
+    for packet in _packets(source, index, faults):
         try:
             frames = source.stream.decode(packet)
         except MemoryError:
             raise
         except av.FFmpegError as error:
+            source.require_room()
             faults.append(str(error.strerror))
-        else:
-            yield from frames
+            continue
+        for frame in frames:
+            source.refuse_larger(frame.width, frame.height)
+            yield frame
 
 
-def _packets(source: Source, faults: list[str]) -> Iterator[Packet[VideoStream] | None]:
-    """All packets; the last asks the decoder for what it still holds. A file cut short ends where it is cut."""
+def _packets(source: Source, index: PacketIndex, faults: list[str]) -> Iterator[Packet[VideoStream] | None]:
+    """All packets, their times on one clock; the last asks the decoder for what it still holds. A file cut short ends
+    where it is cut.
+    """
+    number = 0
     try:
-        yield from source.container.demux(source.stream)
+        for packet in source.container.demux(source.stream):
+            if packet.size:
+                shift = index.recordings.shift(number)
+                if shift and packet.pts is not None:
+                    packet.pts += shift
+                number += 1
+            yield packet
     except MemoryError:
         raise
     except av.FFmpegError as error:

@@ -6,6 +6,7 @@ child, gives it one file at a time with a deadline, kills it when it overruns, a
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +16,7 @@ from pydantic import Field
 
 from mgvr_core.config import Section
 from mgvr_core.video import process, wire
-from mgvr_core.video.decoders import HANDED_ON, MAX_PIXELS, Clip, DecodeError, Request
+from mgvr_core.video.decoders import HANDED_ON, MAX_PIXELS, Clip, DecodeError, Fault, Request
 
 # `-P`: a file av.py or json.py in the working directory can't stand in for the module of that name.
 CHILD = (sys.executable, "-P", "-m", "mgvr_core.video.child")
@@ -87,17 +88,24 @@ class Sandbox:
             raise DecodeError(error.kind, f"{error} (before that, {self._decoder}: {refusal})") from None
 
     def _decode(self, request: Request) -> Clip:
-        child = self._running()
+        try:
+            child = self._running()
+        except DecodeError as error:
+            raise DecodeError(error.kind, f"{request.path}: {error}") from None
         try:
             answer, payload = child.ask(wire.request_to_json(request), self._limits.timeout_s)
         except TimeoutError:
             self._drop()
             message = f"{request.path}: not decoded within {self._limits.timeout_s:g} s; the decoder was killed"
             raise DecodeError("timeout", message) from None
-        except (EOFError, BrokenPipeError, ValueError):
+        except (EOFError, BrokenPipeError, ValueError) as error:
             words = child.epitaph()
+            # A file can't bring this signal about: the kernel was out of memory, or it was somebody. (Who talks
+            # nonsense, a ValueError, was alive, and has been killed here.)
+            outside = child.process.returncode == -signal.SIGKILL and not isinstance(error, ValueError)
+            kind: Fault = "killed" if outside else "crash"
             self._drop()
-            raise DecodeError("crash", f"{request.path}: the decoder process died ({words})") from None
+            raise DecodeError(kind, f"{request.path}: the decoder process died ({words})") from None
         except BaseException:
             self._drop()  # interrupted half-way: what it would answer next belongs to this request
             raise

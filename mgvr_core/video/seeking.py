@@ -69,6 +69,7 @@ class _Reader:
         try:
             for packet in self._packets_from(source, entry):
                 for frame in packet.decode():
+                    source.refuse_larger(frame.width, frame.height)
                     # Damage is patched from neighbouring frames, which are not the same ones after a jump.
                     if frame.is_corrupt:
                         raise Surprise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,22 +16,48 @@ from av.video.stream import VideoStream
 from mgvr_core.video.decoders import DecodeError
 from mgvr_core.video.diagnosis import refuse_unreadable, shortfall, unopened
 
+# Two frames of four channels of 16 bits: more than a decoder asks for at once.
+_BYTES_A_PIXEL = 2 * 4 * 2
+
 
 @dataclass(frozen=True)
 class Source:
-    """An open file and the one stream of it that is decoded."""
+    """An open file, the one stream of it that is decoded, and the most pixels that a frame of it may have."""
 
     path: str
     container: InputContainer
     stream: VideoStream
+    max_pixels: int
+
+    def refuse_larger(self, width: int, height: int) -> None:
+        """Raise DecodeError, kind `too_large`, for frames of more pixels than the limit.
+
+        Asked of every frame that comes out, for a stream may change its size on the way. libavcodec's own limit
+        would pass over such frames, and the last one before them be shown for them.
+        """
+        if width * height > self.max_pixels:
+            size = f"{width}x{height}"
+            words = f"frames of {size} pixels, more than the limit of {self.max_pixels}"
+            raise DecodeError("too_large", f"{self.path}: {words}")
+
+    def require_room(self) -> None:
+        """Raise MemoryError where no more frames fit into the memory limit.
+
+        Asked when a packet can't be decoded: H.264's decoder calls an allocation that fails invalid data, and a file
+        that needs more memory would be taken for a damaged one, its frames be passed over.
+        """
+        pixels = max(stream.width * stream.height for stream in (self.stream, self.stream.codec_context))
+        try:
+            mmap.mmap(-1, max(pixels, 1) * _BYTES_A_PIXEL, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS).close()
+        except OSError:
+            raise MemoryError from None
 
 
 @contextmanager
 def open_source(path: str, max_pixels: int) -> Iterator[Source]:
     """The file's main video stream, ready to be read from its start. Raises DecodeError where there is none."""
     # An absolute path: the name a:b would be taken for a protocol. The white list: a play list can't lead to a network.
-    # max_pixels: for the decoders that libavformat itself opens to probe the streams.
-    options = {"protocol_whitelist": "file", "max_pixels": str(max_pixels)}
+    options = {"protocol_whitelist": "file"}
     try:
         container = av.open(str(Path(path).absolute()), metadata_errors="ignore", options=options)
     except MemoryError:
@@ -53,13 +80,11 @@ def open_source(path: str, max_pixels: int) -> Iterator[Source]:
         # Matroska's encryption: libavformat hands out what it can't decrypt, and says so here only.
         if "enc_key_id" in stream.metadata:
             raise DecodeError("encrypted", f"{path}: its video is encrypted")
-        if stream.width * stream.height > max_pixels:
-            size = f"{stream.width}x{stream.height}"
-            raise DecodeError("too_large", f"{path}: frames of {size} pixels, more than the limit of {max_pixels}")
+        source = Source(path, container, stream, max_pixels)
+        source.refuse_larger(stream.width, stream.height)
         for other in container.streams:
             if other is not stream:
                 other.discard = Discard.all
         # One thread: many children run side by side, and the frames can't depend on the machine's cores.
         stream.codec_context.thread_count = 1
-        stream.codec_context.options = {"max_pixels": str(max_pixels)}
-        yield Source(path, container, stream)
+        yield source

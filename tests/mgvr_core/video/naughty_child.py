@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import json
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -35,6 +36,8 @@ def misbehave(request: Request, max_pixels: int) -> Clip:
                     os.write(2, b"noise! " * 1000)
         case "babble":
             os.write(settings["answers_fd"], b"not a message at all" * 100)
+        case "shot":
+            os.kill(os.getpid(), signal.SIGKILL)  # as the kernel does when memory runs out
         case "leave":
             os._exit(3)
     return Clip(np.full((1, 2, 2, 3), os.getpid() % 256, np.uint8), np.zeros(1), 1.0, 1.0, 2, 2)

@@ -130,6 +130,55 @@ def test_times_count_from_the_first_frame_wherever_the_file_begins(films, tmp_pa
     assert 2.9 < clip.duration < 3.1
 
 
+def remux(source: Path, target: Path, options: dict[str, str], earlier: float = 0.0) -> Path:
+    """The same packets in another file, their times `earlier` by so many seconds."""
+    with av.open(str(source)) as given, av.open(str(target), "w", options=options) as made:
+        stream = made.add_stream_from_template(given.streams.video[0])
+        for packet in given.demux(video=0):
+            if packet.size:
+                if earlier:
+                    shift = round(earlier / packet.time_base)
+                    packet.pts, packet.dts = packet.pts - shift, packet.dts - shift
+                packet.stream = stream
+                made.mux(packet)
+    return target
+
+
+def test_what_an_edit_list_hides_is_not_shown_and_time_begins_behind_it(films, tmp_path: Path) -> None:
+    # A muxer that may not move times below 0 hides what lies there; 2.25 s are 27 frames, of which the first 24 are
+    # not even read, for a key frame follows them.
+    options = {"avoid_negative_ts": "disabled", "use_editlist": "1"}
+    path = remux(films["bframes.mp4"].path, tmp_path / "edited.mp4", options, earlier=2.25)
+    with av.open(str(path)) as container:
+        assert any(packet.is_discard for packet in container.demux(video=0))
+    clip = read(path, fps=4, frames=100)
+    assert films.numbers(clip.frames) == list(range(27, 90, 3))
+    np.testing.assert_allclose(clip.timestamps, np.arange(21) / 4, atol=1e-6)
+    assert clip.duration == pytest.approx(63 / 12)
+
+
+@pytest.mark.parametrize("name", ["bframes.mp4", "vp9.webm"])
+def test_a_file_that_states_no_duration_lasts_as_long_as_its_frames(films, tmp_path: Path, name: str) -> None:
+    path = remux(films[name].path, tmp_path / "live.mkv", {"live": "1"})  # as a stream recorded while it is sent
+    with av.open(str(path)) as container:
+        assert container.duration is None
+        assert container.streams.video[0].duration is None
+    clip = read(path)
+    assert films.numbers(clip.frames) == list(range(0, 90, 12))
+    assert clip.duration == pytest.approx(7.5, abs=2e-3)
+
+
+def test_beneath_a_transparent_pixel_its_colour_shows(tmp_path: Path) -> None:
+    see_through = np.dstack([picture(), np.zeros((64, 64), np.uint8)])  # (64, 64, 4), alpha 0 everywhere
+    path = tmp_path / "transparent.mov"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("png", rate=12)
+        stream.width, stream.height, stream.pix_fmt = 64, 64, "rgba"
+        container.mux(stream.encode(av.VideoFrame.from_ndarray(see_through, "rgba")))
+        container.mux(stream.encode())
+    assert corners(read(path).frames[0]) == ["red", "green", "blue", "white"]
+
+
 def test_a_cover_picture_beside_the_video_is_not_taken_for_it(films, tmp_path: Path) -> None:
     path = tmp_path / "cover.mp4"
     with av.open(str(path), "w") as container:

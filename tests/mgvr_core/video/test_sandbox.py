@@ -42,6 +42,7 @@ def naughty() -> Iterator[Sandbox]:
         ("segfault", "crash", "SIGSEGV"),
         ("leave", "crash", "exit status 3"),
         ("babble", "crash", "process died"),
+        ("shot", "killed", "SIGKILL"),
         ("eat", "memory", "more memory than the limit"),
         ("raise", "decoder_error", "ArithmeticError: a bug in the decoder"),
     ],
@@ -202,6 +203,22 @@ def test_a_child_that_can_not_start_is_no_files_fault(films) -> None:
         with pytest.raises(MgvrError, match=r"does not start .*not today") as caught:
             sandbox.decode(request)
         assert not isinstance(caught.value, DecodeError)
+
+
+def test_a_child_that_is_killed_as_it_starts_is_a_fault_of_the_moment(films) -> None:
+    request = Request(str(films["bframes.mp4"].path), SamplingConfig(), 32)
+    shot = Sandbox("pyav", command=("sh", "-c", "kill -9 $$"))
+    with shot as sandbox, pytest.raises(DecodeError, match=request.path) as caught:
+        sandbox.decode(request)
+    assert caught.value.kind == "killed"
+
+
+def test_a_decoder_that_is_killed_does_not_change_which_decoder_a_video_has() -> None:
+    with Sandbox("decord", Limits(memory_mb=768), NAUGHTY, fallback="pyav") as sandbox:
+        with pytest.raises(DecodeError) as caught:
+            sandbox.decode(ask("shot"))
+        assert caught.value.kind == "killed"
+        assert sandbox._fallback._child is None
 
 
 def test_the_child_imports_neither_torch_nor_ray() -> None:
