@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from ray.data import ActorPoolStrategy
 
 from mgvr_core.features.schema import tensor_column
-from mgvr_core.features.store import Snapshot
+from mgvr_core.features.snapshot import Snapshot
 from mgvr_core.model.load import ModelConfig, load_model
 from mgvr_core.model.tokenizer import split_words, tokenizer_of
 from mgvr_core.retrieval.coarse import Candidates
@@ -103,18 +103,17 @@ def encode_texts(texts: Sequence[str], model: ModelConfig, compute: ComputeConfi
 def load_pool(snapshot: Snapshot) -> Pool:
     """The coarse vectors of a snapshot, shard by shard, then put in the order of ids."""
     ids: list[str] = []
-    uris: list[str] = []
     vectors, shards, rows = [], [], []
-    for number, table in enumerate(snapshot.tables(["id", "uri", "video"])):
+    for number, table in enumerate(snapshot.tables(["id", "video"])):
         ids += table["id"].to_pylist()
-        uris += table["uri"].to_pylist()
         vectors.append(tensor_column(table, "video").astype(np.float32))
         shards.append(np.full(table.num_rows, number))
         rows.append(np.arange(table.num_rows))
     order = sorted(range(len(ids)), key=ids.__getitem__)
     return Pool(
         ids=[ids[place] for place in order],
-        uris=[uris[place] for place in order],
+        # A shard knows where its videos lay when they were encoded, the snapshot where they lie.
+        uris=[snapshot.uris[ids[place]][0] for place in order],
         video=np.concatenate(vectors)[order],
         shard=np.concatenate(shards)[order],
         row=np.concatenate(rows)[order],

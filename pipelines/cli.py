@@ -11,7 +11,8 @@ from mgvr_core.config import suggest
 
 _COMMANDS = {
     "demo": ("pipelines.demo", "the whole job on clips made on the spot: no data, no weights, no network"),
-    "encode": ("pipelines.encode", "videos -> a feature set"),
+    "encode": ("pipelines.encode", "videos -> a feature set; run it again after the corpus has changed"),
+    "corpus": ("pipelines.corpus", "a feature set and its corpus: plan, status, failures, retry, verify, gc, drop"),
     "train": ("pipelines.train", "captioned videos -> a model"),
     "retrieve": ("pipelines.retrieve", "queries over a feature set -> answers and a metric report"),
     "doctor": ("pipelines.doctor", "what works on this machine, what does not, and what to do about it"),

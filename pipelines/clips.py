@@ -24,7 +24,6 @@ from ray.data import ActorPoolStrategy
 
 from mgvr_core.features.schema import tensor_column
 from mgvr_core.identity import hash_file, hash_json
-from mgvr_core.video.decoders import decoder_version
 from mgvr_core.video.sampling import SamplingConfig
 from pipelines.decoding import Batch, Decode, DecodingConfig
 from pipelines.progress import progress
@@ -52,7 +51,7 @@ def decode_clips(
             "videos": [[row[name] for name in names] for row in videos.to_pylist()],
             "sampling": sampling.model_dump(mode="json"),
             "size": size,
-            "decoder": decoder_version(decoding.decoder),
+            "decoder": decoding.version(),
             "limits": decoding.limits.model_dump(mode="json"),
         }
     )

@@ -1,24 +1,29 @@
-"""Encode videos into a feature set: one row a video, in Parquet shards.
+"""Bring a feature set in line with a corpus of videos: what is new or changed is encoded, the rest is left alone.
 
-Reads    corpus.uri: a folder, a glob, a manifest (CSV, Parquet, JSONL with id, uri, captions, start, end) or one video
+Reads    corpus.uri: a folder, a glob, a manifest (CSV, Parquet, JSONL with id, uri, captions, start, end) or one video,
+         on this machine or in an object store (s3://, gs://)
 Writes   OUT/shards/*.parquet          the features, readable by pyarrow, DuckDB and pandas
-         OUT/failures/*.parquet        every video that could not be encoded, with the reason
-         OUT/snapshots/NNNNNNNN.json   which shards make up the set, and the fingerprint of what made them
+         OUT/corpus/*.parquet          which videos are listed and where their features are; which failed, and why
+         OUT/snapshots/NNNNNNNN.json   which of these make up a version, its fingerprint, and the record of the run
+         OUT/pending/*.json            work done but not yet part of a version: the next run takes it up
 
-Every video is decoded in a child process with a time limit; a broken file costs itself alone.
+The same command again encodes what has changed since, and takes up what a killed run left. Every video is decoded in a
+child process with a time limit; a broken file costs itself alone, and is listed by `mgvr corpus failures`.
 
   mgvr encode --corpus.uri videos/ --model.checkpoint runs/demo/train/model --out runs/features
-  mgvr encode --corpus.uri videos/ --model.name ViT-B-32-quickgelu --model.weights openai --out runs/features
+  mgvr encode --corpus.uri s3://bucket/videos --model.name ViT-B-32-quickgelu --model.weights openai --out s3://bucket/f
   mgvr encode jobs/encode.yaml --features.patches false
+  mgvr corpus plan jobs/encode.yaml        what the run would do, without doing it
+
+Exit code 1, after the good work is committed, where more than max_failure_rate of the videos failed.
 """
 
 from __future__ import annotations
 
-import json
 import sys
 import time
-from collections import Counter
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -27,39 +32,46 @@ import ray.data
 from pydantic import Field
 from ray.data import ActorPoolStrategy, Dataset
 
-from mgvr_core.config import LocalPath, Section
+from mgvr_core.config import Section
+from mgvr_core.corpus.kinds import Kinds, picks
+from mgvr_core.corpus.plan import Plan, decide
 from mgvr_core.datasets.manifest import CorpusConfig
-from mgvr_core.errors import MgvrError
-from mgvr_core.features.schema import FeatureShape
-from mgvr_core.features.store import FeatureStore, ShardInfo, Snapshot
-from mgvr_core.identity import Fingerprint
-from mgvr_core.model.load import ModelConfig, load_model
+from mgvr_core.errors import JobError
+from mgvr_core.features.contents import Failure
+from mgvr_core.features.snapshot import Snapshot
+from mgvr_core.features.store import FeatureStore
+from mgvr_core.model.load import ModelConfig
+from mgvr_core.storage import StorePath
+from mgvr_core.uris import is_url
 from mgvr_core.video.sampling import SamplingConfig
 from pipelines.decoding import Decode, DecodingConfig
 from pipelines.encoding import Encode
-from pipelines.identifying import list_local_videos, unique_videos
-from pipelines.models import (
-    ComputeConfig,
-    feature_fingerprint,
-    sampling_for,
-)
-from pipelines.progress import progress
+from pipelines.identifying import read_contents
+from pipelines.landing import Landing, finished, land, now
+from pipelines.models import EncoderConfig, FeatureMaker, feature_maker
+from pipelines.planning import compare_corpus, corpus_name, describe, require_few_deleted
+from pipelines.progress import progress, read_measures
+from pipelines.rates import Rates, rate_rows
 from pipelines.runtime import RayConfig, cluster, main, summary
-from pipelines.writing import Write, failures_table
+from pipelines.writing import Write
 
 
 class FeaturesConfig(Section):
     """What is kept of a video."""
 
     patches: bool = Field(True, description="keep patch features (the largest part; the patch scores need them)")
-    rows_per_shard: int = Field(256, gt=0, description="videos in one Parquet file")
+    rows_per_shard: int = Field(256, gt=0, description="videos in one Parquet file: what a kill can cost each writer")
+    writers: int = Field(1, gt=0, description="processes that write shards")
     thumbnail: int = Field(160, ge=0, description="side of the stored thumbnail in pixels; 0: none")
 
 
 class EncodeConfig(Section):
     """mgvr encode."""
 
-    out: LocalPath = Field(description="folder of the feature set; a run replaces the current snapshot by its own")
+    out: StorePath = Field(
+        description="the feature set: a folder, or a prefix at s3:// or gs://; {fingerprint} in it stands for the "
+        "fingerprint's short name, so that each model gets a set of its own"
+    )
     corpus: CorpusConfig
     model: ModelConfig
     sampling: SamplingConfig = Field(
@@ -67,93 +79,141 @@ class EncodeConfig(Section):
     )
     decoding: DecodingConfig = DecodingConfig()
     features: FeaturesConfig = FeaturesConfig()
-    compute: ComputeConfig = ComputeConfig()
+    compute: EncoderConfig = EncoderConfig()
     ray: RayConfig = RayConfig()
+    retry: Kinds = Field(
+        ("transient",), description="kinds of failure that are tried again in a file that has not changed; or all"
+    )
+    max_failure_rate: float = Field(0.05, ge=0, le=1, description="of the videos tried; above it the job fails")
+    max_deleted_rate: float = Field(
+        0.5, ge=0, le=1, description="of the corpus; where more is listed no more, nothing is done"
+    )
+    price_per_hour: float | None = Field(None, ge=0, description="of the machines, in your currency: gives the cost")
+
+    def tries_again(self, failure: Failure) -> bool:
+        """Whether a video that failed so is tried again although its file is the same."""
+        return picks(self.retry, failure.kind)
 
 
-def encode(config: EncodeConfig) -> Snapshot:
-    """Run the job; raises MgvrError before Ray starts where the configuration, the corpus or the model is wrong."""
+def prepare(config: EncodeConfig) -> tuple[FeatureMaker, FeatureStore]:
+    """Everything that can be checked before any work; raises MgvrError where it does not fit together."""
+    config.compute.resolved().require_present(config.ray)
+    maker = feature_maker(
+        config.model, config.sampling, config.decoding.version(), config.features.patches, config.compute
+    )
+    store = FeatureStore(config.out.replace("{fingerprint}", maker.fingerprint.digest))
+    store.require_fingerprint(maker.fingerprint)
+    return maker, store
+
+
+def encode(config: EncodeConfig, only_retries: bool = False) -> Snapshot:
+    """Run the job; raises MgvrError before Ray starts where the configuration, the corpus or the model is wrong.
+
+    Raises JobError after the commit where too many videos failed. `only_retries` leaves all but failed videos alone.
+    """
     began = time.monotonic()
-    videos = list_local_videos(config.corpus)
-    compute = config.compute.resolved()
-    compute.require_present(config.ray)
-    store = FeatureStore(Path(config.out))
-    checkpoint = load_model(config.model)
-    model = checkpoint.model
-    sampling = sampling_for(checkpoint, config.sampling)
-    if config.features.patches and not model.has_patches:
-        raise MgvrError(f"{checkpoint.source} has no patch features: set --features.patches false")
-    shape = FeatureShape(sampling.frames, model.spec.dim, model.patches_per_frame if config.features.patches else 0)
-    fingerprint = feature_fingerprint(model, sampling, config.decoding.decoder, shape, compute.final_precision())
+    maker, store = prepare(config)
+    compared = compare_corpus(config.corpus, store, config.tries_again, config.decoding, only_retries)
     store.require_writable()
-    store.require_fingerprint(fingerprint)
-    parent = store.latest()
-    with cluster(config.ray):
-        rows, refused = unique_videos(videos)
-        with progress("encode", len(rows), "encoded") as counter:
-            stages = (config, compute, rows, sampling, model.spec.image_size, shape, fingerprint, counter)
-            made = _pipeline(*stages).iter_rows() if len(rows) else ()
-            written = [(row["kind"], ShardInfo(**json.loads(row["info"]))) for row in made]
-    shards = sorted((info for kind, info in written if kind == "shard"), key=lambda info: info.path)
-    failures = [info for kind, info in written if kind == "failures"]
-    if refused:
-        failures.append(store.write_failures(failures_table(refused, config.decoding.decoder)))
-    about = {"model": checkpoint.source, "notes": list(checkpoint.notes), "config": config.model_dump(mode="json")}
-    snapshot = store.commit(parent, fingerprint, shards, failures, about)
-    print(_summary(snapshot, len(videos), time.monotonic() - began))
-    return snapshot
+    rates = Rates(began, config.price_per_hour)
+    uris = compared.uris_to_read
+    with cluster(config.ray) if uris else nullcontext():
+        plan = decide(compared, read_contents(uris, config.decoding), now())
+        require_few_deleted(plan, config.max_deleted_rate)
+        rows = finished(store, maker.fingerprint, plan, config.tries_again).left
+        print(summary("encode: plan", describe(plan, store, len(rows), config.price_per_hour)), file=sys.stderr)
+        if len(rows):
+            rates = _run(config, maker, store, plan, rows, began)
+    landing = land(store, maker, plan, compared, about(config, maker), rates)
+    print(_summary(landing, plan, rates))
+    if landing.failure_rate > config.max_failure_rate:
+        raise JobError(
+            f"{landing.failed} of {landing.tried} videos failed, more than max_failure_rate "
+            f"({config.max_failure_rate:.0%}) allows; the others are committed as snapshot {landing.snapshot.number}. "
+            f"See: mgvr corpus failures --features {store.url}"
+        )
+    return landing.snapshot
 
 
-def _pipeline(
-    config: EncodeConfig,
-    compute: ComputeConfig,
-    rows: pa.Table,
-    sampling: SamplingConfig,
-    size: int,
-    shape: FeatureShape,
-    fingerprint: Fingerprint,
-    counter: Any,
-) -> Dataset:
+def about(config: EncodeConfig, maker: FeatureMaker) -> dict[str, Any]:
+    """What a snapshot keeps of how it was made."""
+    document = config.model_dump(mode="json")
+    # What was not set came from the model, and must not look as if the defaults had been asked for.
+    document["sampling"] = maker.sampling.model_dump(mode="json")
+    # What was relative to this run's folder must be found from another's: `mgvr corpus retry` starts from here.
+    document["corpus"]["uri"] = corpus_name(config.corpus)
+    for section, key in (("corpus", "root"), ("model", "checkpoint"), ("model", "weights")):
+        value = document[section][key]
+        if isinstance(value, str) and not is_url(value) and Path(value).exists():
+            document[section][key] = str(Path(value).absolute())
+    return {"model": maker.source, "notes": list(maker.notes), "config": document}
+
+
+def _run(
+    config: EncodeConfig, maker: FeatureMaker, store: FeatureStore, plan: Plan, rows: pa.Table, began: float
+) -> Rates:
+    """Encode the rows; when it returns, all of them are written down, encoded or failed."""
+    with progress("encode", len(rows), "encoded") as counter:
+        started = time.monotonic()
+        for _ in pipeline(config, maker, store.url, plan.corpus, rows, counter).iter_rows():
+            pass
+        decoders, _ = config.decoding.plan(len(rows), config.ray.stall_s)
+        return Rates(
+            began=began,
+            price_per_hour=config.price_per_hour,
+            seconds=time.monotonic() - started,
+            tried=len(rows),
+            workers={"decode": decoders, "encode": config.compute.workers, "write": config.features.writers},
+            measures=read_measures(counter),
+        )
+
+
+def pipeline(config: EncodeConfig, maker: FeatureMaker, url: str, corpus: str, rows: pa.Table, counter: Any) -> Dataset:
     """Rows -> decode (CPU processes) -> encode (one model a device) -> shards."""
+    compute = config.compute.resolved()
     decoders, block = config.decoding.plan(len(rows), config.ray.stall_s)
     blocks = [rows.slice(begin, block) for begin in range(0, len(rows), block)]
+    decode = (config.decoding, maker.sampling, maker.image_size, config.features.thumbnail, counter)
+    write = (url, corpus, maker.shape, maker.fingerprint, config.decoding.names, counter)
     return (
         ray.data.from_arrow(blocks)
         .map_batches(
             Decode,
-            fn_constructor_args=(config.decoding, sampling, size, config.features.thumbnail, counter),
+            fn_constructor_args=decode,
             batch_size=None,
             batch_format="pyarrow",
             compute=ActorPoolStrategy(size=decoders),
         )
         .map_batches(
             Encode,
-            fn_constructor_args=(config.model, fingerprint, compute, shape, counter),
-            batch_size=compute.batch_size,
+            fn_constructor_args=(config.model, maker.fingerprint, compute, maker.shape, counter),
+            batch_size=compute.videos_at_once,
             compute=ActorPoolStrategy(size=compute.workers),
             num_gpus=compute.gpus,
         )
         .map_batches(
             Write,
-            fn_constructor_args=(str(Path(config.out).absolute()), shape, fingerprint, config.decoding.decoder),
+            fn_constructor_args=write,
             batch_size=config.features.rows_per_shard,
-            compute=ActorPoolStrategy(size=1),
+            compute=ActorPoolStrategy(size=config.features.writers),
         )
     )
 
 
-def _summary(snapshot: Snapshot, listed: int, seconds: float) -> str:
-    kinds = Counter(snapshot.failed()["kind"].to_pylist())
-    duplicates = kinds.pop("duplicate", 0)
-    failed = sum(kinds.values())
-    size = sum(shard.bytes for shard in snapshot.shards)
+def _summary(landing: Landing, plan: Plan, rates: Rates) -> str:
+    snapshot = landing.snapshot
+    listed = sum(count for name, count in plan.counts.items() if name != "deleted")
+    kinds = ", ".join(f"{kind} {count}" for kind, count in landing.kinds.most_common()) or "none"
+    written = "nothing new" if snapshot.number == landing.parent else f"snapshot {snapshot.number}"
     rows = {
-        "videos": f"{listed} listed, {snapshot.rows} encoded, {failed} failed, {duplicates} duplicates",
-        "failures": ", ".join(f"{kind} {count}" for kind, count in kinds.most_common()) or "none",
-        "features": f"{snapshot.root}, snapshot {snapshot.number}, {len(snapshot.shards)} shards",
+        "videos": f"{listed} listed, {landing.encoded} encoded, {landing.failed} failed, "
+        f"{plan.counts['unchanged']} unchanged, {plan.counts['moved']} moved, {plan.counts['duplicate']} duplicates, "
+        f"{plan.counts['deleted']} deleted",
+        "failures": kinds,
+        "feature set": f"{snapshot.url}, {written}: {snapshot.rows} videos in {len(snapshot.shards)} shards",
         "fingerprint": snapshot.fingerprint.digest,
-        "size": f"{size / 2**20:.1f} MiB, {size / max(1, snapshot.rows) / 1024:.1f} KiB a video",
-        "time": f"{seconds:.1f} s, {snapshot.rows / seconds:.1f} videos/s",
+        "size": f"{snapshot.bytes / 2**20:.1f} MiB, {snapshot.bytes / max(1, snapshot.rows) / 1024:.1f} KiB a video",
+        **rate_rows(rates),
     }
     return summary("encode: done", rows)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import numpy as np
@@ -10,8 +11,10 @@ from numpy.typing import NDArray
 
 from mgvr_core.features.schema import FeatureShape
 from mgvr_core.identity import Fingerprint
+from mgvr_core.model.int8 import quantise
 from mgvr_core.model.load import ModelConfig, load_model
 from pipelines.decoding import Batch, fault
+from pipelines.memory import peak_memory
 from pipelines.models import MODEL_PARTS, ComputeConfig, model_fingerprint, preprocessing
 
 
@@ -27,11 +30,14 @@ class Encode:
         found = expected.differences(model_fingerprint(self._model), names=MODEL_PARTS)
         if found:
             raise RuntimeError(f"this node loaded another model than the driver: {'; '.join(found)}")
+        if compute.final_precision() == "int8":
+            self._model = quantise(self._model)
         self._preprocess = preprocessing(self._model.spec)
         self._shape = shape
         self._counter = counter
 
     def __call__(self, batch: Batch) -> Batch:
+        began = time.perf_counter()
         pixels, mask = batch.pop("pixels"), batch["mask"].astype(bool)
         good = batch["fault"] == ""
         features = self._features(pixels[good], mask[good]) if good.any() else {}
@@ -47,6 +53,7 @@ class Encode:
             faults[row] = fault("encode", "not_finite", f"{batch['uri'][row]}: the model gave NaN or infinity")
             batch["fault"] = faults
         self._counter.add.remote("encoded", int((good & finite).sum()))
+        self._counter.measure.remote({"encode_s": time.perf_counter() - began}, *peak_memory())
         return batch
 
     def _features(self, pixels: NDArray[np.uint8], mask: NDArray[np.bool_]) -> dict[str, NDArray[np.float16]]:

@@ -1,79 +1,77 @@
-"""Who is who in a corpus: content hashes, ids, and files that are there twice."""
+"""Who is who in a corpus: what its files hold, their ids, and files that are there twice."""
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
 import ray.data
 
+from mgvr_core.corpus.files import Trouble, hash_video, persist, require_schemes
+from mgvr_core.corpus.plan import Content, content_id
 from mgvr_core.datasets.manifest import CorpusConfig, list_videos
-from mgvr_core.datasets.uris import fragment, is_url
-from mgvr_core.errors import MgvrError
-from mgvr_core.identity import hash_file
-from mgvr_core.video.decoders import DecodeError, require_regular_file
-from pipelines.decoding import fault
+from mgvr_core.features.contents import Key
+from pipelines.decoding import DecodingConfig, fault
 
 _BLOCK = 64
 """Files that one task hashes."""
-_ID_DIGITS = 32
-"""Hex digits of an id made from a content hash: 128 bits."""
 
 
-def list_local_videos(config: CorpusConfig) -> pa.Table:
-    """`list_videos`; raises MgvrError for a video that is not on the file system."""
+def list_corpus(config: CorpusConfig) -> pa.Table:
+    """`list_videos`; raises MgvrError for a video that no client here reaches."""
     videos = list_videos(config)
-    for uri in videos["uri"].to_pylist():
-        if is_url(uri):
-            raise MgvrError(f"{config.uri}: {uri} is not a file of this machine; download it, or mount where it lies")
+    require_schemes(videos["uri"].to_pylist(), config.uri)
     return videos
 
 
-def unique_videos(videos: pa.Table) -> tuple[pa.Table, list[dict[str, Any]]]:
+def read_contents(uris: Sequence[str], decoding: DecodingConfig) -> dict[str, Content]:
+    """The content of each file, read by the workers of the connected cluster."""
+    names = list(dict.fromkeys(uris))
+    if not names:
+        return {}
+    blocks = [pa.table({"uri": names[begin : begin + _BLOCK]}) for begin in range(0, len(names), _BLOCK)]
+    read = partial(_read, attempts=decoding.attempts, backoff_s=decoding.backoff_s)
+    hashed = ray.data.from_arrow(blocks).map_batches(read, batch_size=None, batch_format="pyarrow")
+    return {row["uri"]: _as_content(row) for row in hashed.iter_rows()}
+
+
+def unique_videos(videos: pa.Table, decoding: DecodingConfig) -> tuple[pa.Table, list[dict[str, Any]]]:
     """Rows of `list_videos` with their content hashes and ids, one row a video, and the rows that were refused.
 
     A row without an id of the user's gets its content's. Two rows with one id are the same content (or segment) in two
-    places: the first, in the order of uris, is kept with the captions of all, the others are refused as its duplicates.
+    places: the first, in the order of uris, is kept with the captions of all. A refused row could not be read, as its
+    `fault` says.
     """
-    blocks = [videos.slice(begin, _BLOCK) for begin in range(0, len(videos), _BLOCK)]
-    hashed = ray.data.from_arrow(blocks).map_batches(_identify, batch_size=None, batch_format="pyarrow")
+    rows = videos.to_pylist()
+    contents = read_contents([row["uri"] for row in rows], decoding)
     kept: dict[str, dict[str, Any]] = {}
     refused = []
-    for row in sorted(hashed.iter_rows(), key=lambda row: (row["uri"], row["start"] or 0.0)):
-        row["id"] = row["id"] or content_id(row)
-        if row["fault"]:
-            refused.append(row)
-        elif first := kept.get(row["id"]):
+    for row in sorted(rows, key=lambda row: (row["uri"], row["start"] or 0.0)):
+        outcome, attempts = contents[row["uri"]]
+        if isinstance(outcome, Trouble):
+            refused.append({**row, "fault": fault("read", outcome.kind, outcome.message, attempts)})
+            continue
+        name = row["id"] or content_id(outcome, Key("", row["uri"], row["start"], row["end"]))
+        if first := kept.get(name):
             first["captions"] = list(dict.fromkeys([*first["captions"], *row["captions"]]))
-            refused.append({**row, "fault": fault("read", "duplicate", f"{row['uri']} is {first['uri']} once more")})
         else:
-            kept[row["id"]] = row
-    schema = pa.schema([*videos.schema, pa.field("content_hash", pa.string())])
-    rows = [{name: row[name] for name in schema.names} for row in kept.values()]
-    return pa.Table.from_pylist(rows, schema=schema), refused
+            kept[name] = {**row, "id": name, "content_hash": outcome}
+    schema = videos.schema.append(pa.field("content_hash", pa.string()))
+    return pa.Table.from_pylist(list(kept.values()), schema=schema), refused
 
 
-def content_id(row: dict[str, Any]) -> str:
-    """The id of a file that the user gave none: its content hash, with a segment's times as a media fragment."""
-    digits = str(row["content_hash"])[:_ID_DIGITS]
-    return digits + fragment(row["start"], row["end"]) if digits else ""
+def _as_content(row: dict[str, Any]) -> Content:
+    return Content(Trouble(row["kind"], row["message"]) if row["kind"] else row["hash"], row["attempts"])
 
 
-def _identify(table: pa.Table) -> pa.Table:
-    """Add each file's content hash, or the fault that kept it from being read."""
-    hashes: list[str] = []
-    faults: list[str] = []
+def _read(table: pa.Table, attempts: int, backoff_s: float) -> pa.Table:
+    """The content hash of each file, or the kind and message of what kept it from being read."""
+    found = []
     for uri in table["uri"].to_pylist():
-        try:
-            require_regular_file(uri)
-            hashes.append(hash_file(Path(uri)))
-            faults.append("")
-        except DecodeError as error:
-            hashes.append("")
-            faults.append(fault("read", error.kind, str(error)))
-        except OSError as error:
-            hashes.append("")
-            faults.append(fault("read", "unreadable", f"{uri}: {error.strerror or error}"))
-    table = table.append_column("content_hash", pa.array(hashes, pa.string()))
-    return table.append_column("fault", pa.array(faults, pa.string()))
+        outcome, tried = persist(lambda uri=uri: hash_video(uri), attempts, backoff_s)  # type: ignore[misc]
+        kind, message = outcome if isinstance(outcome, Trouble) else ("", "")
+        digest = "" if isinstance(outcome, Trouble) else outcome
+        found.append({"uri": uri, "hash": digest, "kind": kind, "message": message, "attempts": tried})
+    return pa.Table.from_pylist(found)

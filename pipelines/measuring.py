@@ -26,7 +26,7 @@ from mgvr_core.evaluation.report import (
 )
 from mgvr_core.evaluation.thumbnails import data_uri
 from mgvr_core.features.schema import shape_of
-from mgvr_core.features.store import Snapshot
+from mgvr_core.features.snapshot import Snapshot
 from mgvr_core.model.checkpoint import Checkpoint
 from mgvr_core.retrieval.coarse import Candidates
 from mgvr_core.retrieval.two_stage import Ranking, coarse_ranking, whole_scores
@@ -86,7 +86,7 @@ def build_report(
     fused = multiply_adds(weights, shape.frames, shape.patches, shape.dim)
     coarse_macs = N * coarse_multiply_adds(shape.dim)
     return Report(
-        title=config.title or f"Text-to-video retrieval over {snapshot.root.name}",
+        title=config.title or f"Text-to-video retrieval over {snapshot.name}",
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         queries=len(queries.ids),
         pool=N,
@@ -215,7 +215,7 @@ def _warnings(snapshot: Snapshot, checkpoint: Checkpoint, captions: Captions) ->
         warnings.append(
             f"The model's vocabulary lacks {100 * share:.0f} % of the queries' words: it was trained on others."
         )
-    failed = sum(info.rows for info in snapshot.failures)
+    failed = snapshot.failed().num_rows
     if failed:
         warnings.append(
             f"{failed} of {failed + snapshot.rows} listed videos are not in the pool: they could not be encoded, "

@@ -16,9 +16,12 @@ from pydantic_core import PydanticUndefined
 from mgvr_core.config import ConfigT, Section, keys, load, section_of, suggest
 from mgvr_core.errors import MgvrError
 
+_TRUTHS = ("true", "false", "yes", "no", "on", "off")
+"""What may follow a switch; any other word is the next one's."""
+
 
 def read_options(kind: type[ConfigT], program: str, guide: str | None, argv: Sequence[str]) -> ConfigT:
-    """The configuration from `[FILE.yaml] [--key value | --key=value …]`; prints the help and exits for --help.
+    """The configuration from `[FILE.yaml] [--key value | --key=value | --switch …]`; --help prints the help and exits.
 
     Raises MgvrError for an unknown option (with the nearest key) and for every wrong value at once.
     """
@@ -26,6 +29,7 @@ def read_options(kind: type[ConfigT], program: str, guide: str | None, argv: Seq
         print(help_text(kind, program, guide))
         sys.exit(0)
     known = [name for name, _ in keys(kind)]
+    switches = {name for name, field in keys(kind) if field.annotation is bool}
     file: Path | None = None
     overrides: dict[str, str] = {}
     words = list(argv)
@@ -40,7 +44,9 @@ def read_options(kind: type[ConfigT], program: str, guide: str | None, argv: Seq
         name = name.replace("-", "_")
         if name not in known:
             raise MgvrError(f"unknown option --{name}{suggest(name, known) or '.'} {program} --help lists them all.")
-        if not given:
+        if not given and name in switches and not (words and words[0].lower() in _TRUTHS):
+            value = "true"
+        elif not given:
             if not words or words[0].startswith("--"):
                 raise MgvrError(f"--{name} needs a value; one that begins with -- is given as --{name}=VALUE")
             value = words.pop(0)

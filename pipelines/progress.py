@@ -11,6 +11,7 @@ from typing import Any
 
 import ray
 from ray.exceptions import RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 _EVERY_TERMINAL, _EVERY_LOG = 1.0, 10.0
 """Seconds between lines: on a terminal the line is rewritten, in a log each one stays."""
@@ -24,6 +25,8 @@ class Counter:
 
     def __init__(self) -> None:
         self._counts: dict[str, float] = {}
+        self._measures: dict[str, float] = {}
+        self._peaks: dict[str, int] = {}
 
     def add(self, name: str, number: int) -> None:
         """Count `number` more."""
@@ -37,6 +40,35 @@ class Counter:
         """All counts and values so far."""
         return dict(self._counts)
 
+    def measure(self, values: dict[str, float], process: str = "", peak: int = 0) -> None:
+        """Add to sums that are for the summary alone, and note a process's peak memory in bytes."""
+        for name, value in values.items():
+            self._measures[name] = self._measures.get(name, 0.0) + value
+        self._peaks[process] = max(peak, self._peaks.get(process, 0))
+
+    def measures(self) -> dict[str, float]:
+        """The sums, and as `peak_bytes` the peaks of all processes together."""
+        return {**self._measures, "peak_bytes": float(sum(self._peaks.values()))}
+
+
+def read_measures(counter: Any) -> dict[str, float]:
+    """The sums that the workers have reported; empty where their keeper is gone."""
+    try:
+        measures: dict[str, float] = ray.get(counter.measures.remote(), timeout=_PATIENCE)
+    except (RayError, TimeoutError):
+        return {}
+    return measures
+
+
+class Silent:
+    """Stands in for the counter's handle where a stage runs outside a pipeline and nobody counts."""
+
+    def __getattr__(self, name: str) -> Silent:
+        return self
+
+    def remote(self, *values: object) -> None:
+        """Nothing."""
+
 
 @contextmanager
 def progress(label: str, total: int, counted: str) -> Iterator[Any]:
@@ -44,7 +76,9 @@ def progress(label: str, total: int, counted: str) -> Iterator[Any]:
 
     `counted` is the name of the count that runs to `total`; the others are shown beside it.
     """
-    counter = Counter.remote()  # type: ignore[attr-defined]
+    # Beside the driver: a node that goes takes no counts with it.
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+    counter = Counter.options(scheduling_strategy=here).remote()  # type: ignore[attr-defined]
     done = threading.Event()
     printer = threading.Thread(target=_print, args=(label, total, counted, counter, done), daemon=True)
     printer.start()

@@ -27,7 +27,8 @@ from mgvr_core.errors import MgvrError
 from mgvr_core.evaluation.render import write_report
 from mgvr_core.evaluation.report import Report
 from mgvr_core.features.schema import shape_of
-from mgvr_core.features.store import FeatureStore, Snapshot
+from mgvr_core.features.snapshot import Snapshot
+from mgvr_core.features.store import FeatureStore
 from mgvr_core.model.checkpoint import Checkpoint
 from mgvr_core.model.load import ModelConfig, load_model
 from mgvr_core.model.tokenizer import tokenizer_of
@@ -35,6 +36,7 @@ from mgvr_core.retrieval.coarse import Candidates, search
 from mgvr_core.retrieval.rerank import Reranker
 from mgvr_core.retrieval.two_stage import coarse_ranking, reranked
 from mgvr_core.scoring.fusion import FusionWeights
+from mgvr_core.storage import StorePath
 from pipelines.answering import candidate_pairs, encode_texts, load_pool, rerank
 from pipelines.answers import Answers, Queries, write_results
 from pipelines.measuring import ReportConfig, build_report
@@ -47,7 +49,7 @@ class RetrieveConfig(Section):
     """mgvr retrieve."""
 
     out: LocalPath = Field(description="folder of the answers and the report")
-    features: LocalPath = Field(description="folder of a feature set that mgvr encode wrote")
+    features: StorePath = Field(description="a feature set that mgvr encode wrote: a folder, s3:// or gs://")
     snapshot: int | None = Field(None, gt=0, description="number of an older snapshot; none: the current one")
     queries: QueriesConfig
     model: ModelConfig
@@ -66,7 +68,7 @@ def retrieve(config: RetrieveConfig) -> Report:
     """Run the job; raises MgvrError before Ray starts where the features are not the model's or the queries are bad."""
     config.compute.require_present(config.ray)
     queries = Queries.from_table(read_queries(config.queries))
-    snapshot = FeatureStore(Path(config.features).absolute()).snapshot(config.snapshot)
+    snapshot = FeatureStore(config.features).snapshot(config.snapshot)
     checkpoint = load_model(config.model)
     reranker = _reranker(config, checkpoint, snapshot)
     watch = Stopwatch()

@@ -38,7 +38,7 @@ from mgvr_core.video.sampling import SamplingConfig
 from pipelines.clips import ClipFiles, decode_clips
 from pipelines.decoding import DecodingConfig
 from pipelines.environment import versions
-from pipelines.identifying import list_local_videos, unique_videos
+from pipelines.identifying import list_corpus, unique_videos
 from pipelines.models import DeviceConfig, sampling_for
 from pipelines.progress import progress
 from pipelines.runtime import RayConfig, cluster, main, summary
@@ -90,12 +90,12 @@ def train(config: TrainConfig) -> Path:
         raise MgvrError(f"{total} captions make no batch of {config.batch_size}: lower --batch_size")
     size = start.model.spec.image_size
     with cluster(config.ray):
-        rows, refused = unique_videos(videos)
+        rows, refused = unique_videos(videos, config.decoding)
         decoding = (sampling, size, config.decoding, out / "clips", config.ray.stall_s)
         clips = decode_clips(rows, *decoding)
         validation_clips = ClipFiles((), ())
         if validation is not None:
-            validation, refused_there = unique_videos(validation)
+            validation, refused_there = unique_videos(validation, config.decoding)
             refused += refused_there
             validation_clips = decode_clips(validation, *decoding)
         about = {"sampling": sampling.model_dump(mode="json"), "started_from": start.source, "versions": versions()}
@@ -141,7 +141,7 @@ def _fit(config: TrainConfig, task: TrainingTask, out: Path) -> None:
 
 def _captioned(corpus: CorpusConfig) -> pa.Table:
     """The corpus; raises MgvrError where a video has no caption."""
-    videos = list_local_videos(corpus)
+    videos = list_corpus(corpus)
     for row in videos.to_pylist():
         if not row["captions"]:
             raise MgvrError(f"{corpus.uri}: {row['uri']} has no caption, so it can't be trained on: remove the row")

@@ -1,58 +1,59 @@
-"""The last stage of the encode job: feature rows to shards, failed rows to the table of failures."""
+"""The last stage of the encode job: feature rows to shards, and a record of what is done."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
-from pathlib import Path
+import time
+from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
+from mgvr_core.features.contents import Failure, Key
 from mgvr_core.features.schema import FeatureShape, build_table, feature_schema
-from mgvr_core.features.store import FAILURE_SCHEMA, FeatureStore, ShardInfo
+from mgvr_core.features.store import FeatureStore
 from mgvr_core.identity import Fingerprint
 from pipelines.decoding import Batch
+from pipelines.memory import peak_memory
 
 
 class Write:
-    """Feature rows -> one shard, failed rows -> one table of failures; returns what was written."""
+    """Feature rows -> one shard, failed rows -> failures, and one record of both; returns the record's name.
 
-    def __init__(self, root: str, shape: FeatureShape, fingerprint: Fingerprint, decoder: str) -> None:
-        self._store = FeatureStore(Path(root))
-        self._schema = feature_schema(shape, fingerprint)
-        self._decoder = decoder
+    From here on the work is safe: a run that takes over after a kill finds the record and does not repeat it.
+    """
+
+    def __init__(
+        self, url: str, corpus: str, shape: FeatureShape, fingerprint: Fingerprint, decoders: str, counter: Any
+    ) -> None:
+        self._store = FeatureStore(url)
+        self._corpus, self._decoders = corpus, decoders
+        self._schema, self._fingerprint = feature_schema(shape, fingerprint), fingerprint
+        self._counter = counter
 
     def __call__(self, batch: Batch) -> Batch:
+        began = time.perf_counter()
         good = batch["fault"] == ""
-        written: list[tuple[str, ShardInfo]] = []
+        shard = None
         if good.any():
             columns = {name: batch[name][good] for name in self._schema.names}
             for name in ("start", "end", "thumbnail"):
                 columns[name] = [_or_none(value) for value in columns[name]]
-            table = build_table(columns, self._schema)
-            written.append(("shard", self._store.write_shard(table)))
-        if not good.all():
-            rows = [{name: values[row] for name, values in batch.items()} for row in np.flatnonzero(~good)]
-            written.append(("failures", self._store.write_failures(failures_table(rows, self._decoder))))
-        return {
-            "kind": np.array([kind for kind, _ in written]),
-            "info": np.array([json.dumps(asdict(info)) for _, info in written]),
-        }
+            shard = self._store.write_shard(build_table(columns, self._schema))
+        ids = list(zip(batch["id"][good].tolist(), batch["content_hash"][good].tolist(), strict=True))
+        failures = [
+            (str(batch["content_hash"][row]), self._failure({name: values[row] for name, values in batch.items()}))
+            for row in np.flatnonzero(~good)
+        ]
+        name = self._store.record(self._fingerprint, shard, ids, failures)
+        self._counter.add.remote("written", int(good.sum()))
+        self._counter.measure.remote({"write_s": time.perf_counter() - began}, *peak_memory())
+        return {"record": np.array([name])}
 
-
-def failures_table(rows: list[dict[str, Any]], decoder: str) -> pa.Table:
-    """Failed rows as a table of `FAILURE_SCHEMA`."""
-    records = [
-        {
-            **{name: _or_none(row[name]) for name in ("id", "uri", "start", "end")},
-            **json.loads(row["fault"]),
-            "decoder": decoder,
-        }
-        for row in rows
-    ]
-    return pa.Table.from_pylist(records, schema=FAILURE_SCHEMA)
+    def _failure(self, row: dict[str, Any]) -> Failure:
+        key = Key(self._corpus, str(row["uri"]), _or_none(float(row["start"])), _or_none(float(row["end"])))
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        return Failure(key=key, id=str(row["id"]), decoder=self._decoders, at=now, **json.loads(row["fault"]))
 
 
 def _or_none(value: Any) -> Any:

@@ -95,15 +95,14 @@ class EERCF(nn.Module):
 
         What belongs to a padded frame must be zero, as `encode_frames` leaves it.
         """
-        mixed = self.temporal(frames, mask)
-        temporal = normalize(mixed, dim=-1)
+        temporal = _unit(self.temporal(frames, mask))
         # Padded frames are zero already; normalise leaves zeros as they are.
         total = temporal.sum(dim=1)  # (V, F, D) -> (V, D); the mean's divisor falls out of the normalisation
         return VideoFeatures(
-            video=normalize(total, dim=-1),
-            frames=normalize(frames, dim=-1),
+            video=_unit(total),
+            frames=_unit(frames),
             temporal=temporal,
-            patches=None if patches is None else normalize(patches, dim=-1),
+            patches=None if patches is None else _unit(patches),
             mask=mask,
         )
 
@@ -115,3 +114,8 @@ class EERCF(nn.Module):
 def _scatter(rows: Tensor, mask: Tensor, V: int, F: int) -> Tensor:
     """Rows of valid frames (n, …) back to their places (V, F, …), zero elsewhere."""
     return rows.new_zeros((V, F, *rows.shape[1:])).index_put((mask,), rows)
+
+
+def _unit(vectors: Tensor) -> Tensor:
+    """Vectors (…, D) of unit length, in fp32 at least: in bfloat16 their lengths would be off by up to 0.4 %."""
+    return normalize(vectors.to(torch.promote_types(vectors.dtype, torch.float32)), dim=-1)

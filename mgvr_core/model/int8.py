@@ -46,8 +46,21 @@ def quantise(model: EERCF) -> EERCF:
     saved, and weights_hash of it means nothing. Take the hash of `model`, and quantise in the process that computes.
     What is not quantised shares its memory with `model`.
 
-    Raises MgvrError for a model that is not on a CPU, a tower that is not a plain ViT, and a PyTorch without oneDNN.
+    Raises MgvrError where `require_int8` does.
     """
+    require_int8(model)
+    # The memo stands in for copies of the weights: a second model would double the memory.
+    frozen: dict[int, Any] = {id(w): nn.Parameter(w.detach(), requires_grad=False) for w in model.parameters()}
+    result = copy.deepcopy(model, frozen)
+    for block in result.clip.visual.transformer.resblocks:
+        block.attn = _Attention(block.attn)
+        block.mlp.c_fc = _Linear(block.mlp.c_fc.weight, block.mlp.c_fc.bias)
+        block.mlp.c_proj = _Linear(block.mlp.c_proj.weight, block.mlp.c_proj.bias)
+    return result.eval()
+
+
+def require_int8(model: EERCF) -> None:
+    """Raise MgvrError for a model that is not on a CPU, a tower that is not a plain ViT, a PyTorch without oneDNN."""
     if any(weight.device.type != "cpu" for weight in model.parameters()):
         raise MgvrError("int8 runs on a CPU, and the model is not on one: set the device to cpu, or take bfloat16")
     has_engine: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
@@ -58,14 +71,6 @@ def quantise(model: EERCF) -> EERCF:
             f"int8 is for plain ViT towers, and the image tower of {model.spec.name or 'this model'} is another: "
             "set precision to float32"
         )
-    # The memo stands in for copies of the weights: a second model would double the memory.
-    frozen: dict[int, Any] = {id(w): nn.Parameter(w.detach(), requires_grad=False) for w in model.parameters()}
-    result = copy.deepcopy(model, frozen)
-    for block in result.clip.visual.transformer.resblocks:
-        block.attn = _Attention(block.attn)
-        block.mlp.c_fc = _Linear(block.mlp.c_fc.weight, block.mlp.c_fc.bias)
-        block.mlp.c_proj = _Linear(block.mlp.c_proj.weight, block.mlp.c_proj.bias)
-    return result.eval()
 
 
 def _is_plain(visual: nn.Module) -> bool:

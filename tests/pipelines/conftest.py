@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import pyarrow as pa
 import pytest
 import torch
 
@@ -14,7 +15,10 @@ from mgvr_core.datasets.manifest import CorpusConfig
 from mgvr_core.datasets.procedural import write_manifests, write_video, write_videos
 from mgvr_core.datasets.render import render
 from mgvr_core.datasets.scenes import ProceduralConfig, make_scene
-from mgvr_core.features.store import Snapshot
+from mgvr_core.features.contents import Change, Key, Place, ShardInfo, Source
+from mgvr_core.features.snapshot import Snapshot
+from mgvr_core.features.store import FeatureStore
+from mgvr_core.identity import Fingerprint
 from mgvr_core.model import checkpoint
 from mgvr_core.model.load import ModelConfig, load_model
 from pipelines.encode import EncodeConfig, FeaturesConfig, encode
@@ -103,6 +107,30 @@ def features(
             ray=LOCAL,
         )
     )
+
+
+def change_to(tables: Mapping[ShardInfo, pa.Table]) -> Change:
+    """The change that makes a set hold these shards' rows, as if an encode run had listed their files."""
+    columns = ("uri", "start", "end", "id", "content_hash")
+    sources = [
+        Source(Key("made", uri, start, end), name, digest, 1, "mtime:1", Place(shard.path, row))
+        for shard, table in tables.items()
+        for row, (uri, start, end, name, digest) in enumerate(
+            zip(*(table[c].to_pylist() for c in columns), strict=True)
+        )
+    ]
+    return Change(sources=sources, shards=tuple(tables))
+
+
+@pytest.fixture(scope="session")
+def commit_tables() -> Callable[..., Snapshot]:
+    """Feature tables made into a set, one shard each, by a commit."""
+
+    def commit(store: FeatureStore, fingerprint: Fingerprint, tables: Sequence[pa.Table]) -> Snapshot:
+        shards = {store.write_shard(table): table for table in tables}
+        return store.commit(fingerprint, change_to(shards), {})
+
+    return commit
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -19,22 +19,27 @@ import torch
 from mgvr_core.config import parse
 from mgvr_core.errors import JobError, MgvrError
 from mgvr_core.features.schema import SCHEMA_VERSION, fingerprint_of, tensor_column
-from mgvr_core.features.store import FeatureStore, Snapshot
+from mgvr_core.features.snapshot import Snapshot
+from mgvr_core.features.store import FeatureStore
 from mgvr_core.identity import hash_file
 from mgvr_core.model import checkpoint
 from mgvr_core.model.load import ModelConfig
+from mgvr_core.storage import filesystem
 from mgvr_core.video import decoders
 from mgvr_core.video.preprocess import PreprocessConfig
 from mgvr_core.video.sampling import SamplingConfig
-from pipelines import encode as job
 from pipelines.encode import EncodeConfig, encode
 
 F, P, D = 4, 4, 64
 SHORT = {"test-00003", "test-00007", "test-00008"}
 
 
-def config(out: Path, model: ModelConfig, **settings: Any) -> EncodeConfig:
+def config(out: Path | str, model: ModelConfig, **settings: Any) -> EncodeConfig:
     return parse(EncodeConfig, {"out": str(out), "model": model, **settings}, source="the test")
+
+
+def root(snapshot: Snapshot) -> Path:
+    return Path(snapshot.url)
 
 
 def rows(snapshot: Snapshot) -> list[dict[str, Any]]:
@@ -81,12 +86,12 @@ def test_shards_are_small_and_named_by_their_content(features: Snapshot) -> None
     assert len(features.shards) >= 3
     for shard in features.shards:
         assert shard.rows <= 5
-        assert hash_file(features.root / shard.path) == shard.sha256
+        assert hash_file(root(features) / shard.path) == shard.sha256
 
 
 def test_others_read_the_shards_with_shapes_and_types(features: Snapshot) -> None:
     """pyarrow, DuckDB and pandas, without Ray and without this package."""
-    files = [str(features.root / shard.path) for shard in features.shards]
+    files = [str(root(features) / shard.path) for shard in features.shards]
     schema = pq.read_schema(files[0])
     assert schema.field("patches").type == pa.fixed_shape_tensor(pa.float16(), [F, P, D])
     assert schema.field("mask").type == pa.fixed_shape_tensor(pa.uint8(), [F])
@@ -103,7 +108,7 @@ def test_others_read_the_shards_with_shapes_and_types(features: Snapshot) -> Non
 
 def test_the_fingerprint_is_in_every_shard_and_names_what_made_it(features: Snapshot) -> None:
     for shard in features.shards:
-        found = fingerprint_of(pq.read_schema(features.root / shard.path), shard.path)
+        found = fingerprint_of(pq.read_schema(root(features) / shard.path), shard.path)
         assert found == features.fingerprint
     parts = features.fingerprint.parts
     assert parts["sampling"] == {"strategy": "fps", "fps": 2.0, "frames": F}  # as the checkpoint has it
@@ -131,44 +136,121 @@ def messy(corpus, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def names_below(folder: Path, uris: Iterable[str]) -> set[str]:
+    return {Path(uri).relative_to(folder).as_posix() for uri in uris}
+
+
 def test_every_file_of_a_messy_folder_is_answered_for(
     ray_cluster: None, messy: Path, model: ModelConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
-    snapshot = encode(config(out, model, corpus={"uri": str(messy)}))
-    found = {Path(row["uri"]).relative_to(messy).as_posix(): row for row in rows(snapshot)}
+    settings = {"corpus": {"uri": str(messy)}, "max_failure_rate": 1}
+    snapshot = encode(config(out, model, **settings))
     failed = {Path(row["uri"]).relative_to(messy).as_posix(): row for row in snapshot.failed().to_pylist()}
+    found = names_below(messy, (uri for uris in snapshot.uris.values() for uri in uris))
     listed = {path.relative_to(messy).as_posix() for path in messy.rglob("*") if path.suffix.lower() == ".mp4"}
-    assert found.keys() | failed.keys() == listed
-    assert not found.keys() & failed.keys()
-    assert {name: row["kind"] for name, row in failed.items()} == {
-        "empty.mp4": "not_a_video",
-        "page.mp4": "not_a_video",
-        "cut.mp4": "not_a_video",
-        "pipe.mp4": "not_a_video",
-        "nowhere.mp4": "missing",
-        "zz copy.mp4": "duplicate",
+    assert found | failed.keys() == listed
+    assert not found & failed.keys()
+    assert {name: (row["stage"], row["kind"], row["attempts"]) for name, row in failed.items()} == {
+        "empty.mp4": ("decode", "empty", 1),
+        "page.mp4": ("decode", "not_a_video", 1),
+        "cut.mp4": ("decode", "truncated", 1),
+        "pipe.mp4": ("read", "not_a_video", 1),
+        "nowhere.mp4": ("read", "missing", 1),
     }
-    assert all(row["message"] and row["decoder"] == "pyav" for row in failed.values())
-    assert "plain.mp4" in failed["zz copy.mp4"]["message"]
-    assert {row["stage"] for row in failed.values()} == {"read", "decode"}
-    # A row without an id of the user's has its content's.
-    assert all(row["id"] == hash_file(messy / name)[:32] for name, row in found.items())
-    assert len({row["id"] for row in found.values()}) == len(found) == snapshot.rows == 6
+    assert all(row["message"] and row["at"] for row in failed.values())
+    # One content is one video, listed wherever it lies.
+    encoded = rows(snapshot)
+    assert len({row["id"] for row in encoded}) == len(encoded) == snapshot.rows == 6
+    assert all(row["id"] == hash_file(Path(row["uri"]))[:32] and row["decoder"] == "pyav" for row in encoded)
+    twice = snapshot.uris[hash_file(messy / "plain.mp4")[:32]]
+    assert names_below(messy, twice) == {"plain.mp4", "zz copy.mp4"}
     printed = capsys.readouterr().out
-    assert "12 listed, 6 encoded, 5 failed, 1 duplicates" in printed
-    assert "not_a_video 4" in printed
+    assert "12 listed, 6 encoded, 5 failed, 0 unchanged, 0 moved, 1 duplicates, 0 deleted" in printed
+    assert "not_a_video 2" in printed
 
-    # The same again: another snapshot of the same rows; the one before stays readable by its number.
-    again = encode(config(out, model, corpus={"uri": str(messy)}))
-    store = FeatureStore(out)
-    assert (snapshot.number, again.number, store.latest()) == (1, 2, 2)
-    assert rows(store.snapshot(1)) == rows(store.snapshot(2)) == rows(again)
-    assert key(store.snapshot(1).failed()) == key(again.failed())
+    # The same again: nothing is new, so nothing is written.
+    before = sorted(path for path in out.rglob("*") if path.is_file())
+    again = encode(config(out, model, **settings))
+    assert again.number == snapshot.number == FeatureStore(out).latest()
+    assert sorted(path for path in out.rglob("*") if path.is_file()) == before
+    assert "0 encoded, 0 failed, 7 unchanged" in capsys.readouterr().out
 
 
-def key(failures: pa.Table) -> Counter[str]:
-    return Counter(str(row) for row in failures.to_pylist())
+def test_too_many_failures_fail_the_job_after_the_good_work_is_committed(
+    ray_cluster: None, messy: Path, model: ModelConfig, tmp_path: Path
+) -> None:
+    with pytest.raises(JobError, match=r"5 of 12 videos failed, more than max_failure_rate \(5%\).*snapshot 1"):
+        encode(config(tmp_path / "out", model, corpus={"uri": str(messy)}))
+    assert FeatureStore(tmp_path / "out").snapshot().rows == 6
+
+
+def test_what_changes_is_encoded_and_what_does_not_is_left_alone(
+    ray_cluster: None, corpus, model: ModelConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, out = tmp_path / "videos", tmp_path / "out"
+    folder.mkdir()
+    films = [corpus.folder / "train" / f"train-{number:05d}.mp4" for number in range(8)]
+    for name, film in zip("abcdef", films, strict=False):
+        shutil.copy(film, folder / f"{name}.mp4")
+    settings = {"corpus": {"uri": str(folder)}, "features": {"rows_per_shard": 2}}
+    first = encode(config(out, model, **settings))
+    stored = {row["id"]: row for row in rows(first)}
+
+    (folder / "b.mp4").rename(folder / "moved.mp4")
+    shutil.copy(films[6], folder / "c.mp4")  # changed
+    (folder / "d.mp4").unlink()
+    (folder / "e.mp4").touch()
+    shutil.copy(films[7], folder / "new.mp4")
+    capsys.readouterr()
+    second = encode(config(out, model, **settings))
+    printed = capsys.readouterr().out
+    assert "6 listed, 2 encoded, 0 failed, 3 unchanged, 1 moved, 0 duplicates, 1 deleted" in printed
+    assert {name for uris in second.uris.values() for name in names_below(folder, uris)} == {
+        path.name for path in folder.iterdir()
+    }
+    for row in rows(second):
+        before = stored.get(row["id"])
+        assert before is None or repr(before) == repr(row)  # NaN pads the times, and equals nothing
+    assert len(rows(second)) == 6
+    # The version before is as it was.
+    assert repr(rows(FeatureStore(out).snapshot(first.number))) == repr(list(stored.values()))
+    assert second.number == first.number + 1
+
+
+def test_another_model_takes_a_set_of_its_own_by_its_fingerprint(
+    ray_cluster: None, corpus, model: ModelConfig, make_checkpoint, tmp_path: Path
+) -> None:
+    out = tmp_path / "sets" / "{fingerprint}"
+    small = {"corpus": {"uri": str(corpus.folder / "train" / "train-00000.mp4")}}
+    one = encode(config(out, model, **small))
+    other = encode(config(out, make_checkpoint(seed=1), **small))
+    assert {Path(one.url).name, Path(other.url).name} == {one.fingerprint.digest, other.fingerprint.digest}
+    assert one.url != other.url
+    assert (one.number, other.number) == (1, 1)
+
+
+def test_a_set_in_an_object_store_is_the_set_of_a_folder(
+    ray_cluster: None, s3: str, corpus, model: ModelConfig, features: Snapshot
+) -> None:
+    """Videos from one bucket, features into it, and a rerun that finds nothing new."""
+    prefix = f"{s3}/videos"
+    files = filesystem("s3")
+    for path in sorted((corpus.folder / "test").iterdir()):
+        files.put_file(str(path), f"{prefix}/{path.name}")
+    settings = {"corpus": {"uri": prefix, "ids": "path"}, "features": {"rows_per_shard": 5}}
+    snapshot = encode(config(f"{s3}/features", model, **settings))
+    assert snapshot.url == f"{s3}/features"
+    there = {row["id"].removesuffix(".mp4"): row for row in rows(snapshot)}
+    here = {row["id"]: row for row in rows(features)}
+    assert there.keys() == here.keys()
+    for name, row in there.items():
+        assert row["uri"] == f"{prefix}/{name}.mp4"
+        for column in ("content_hash", "duration", "fps", "mask"):
+            assert row[column] == here[name][column]
+        for column in ("video", "frames", "temporal", "patches"):
+            np.testing.assert_allclose(row[column], here[name][column], atol=1e-3)
+    assert encode(config(f"{s3}/features", model, **settings)).number == snapshot.number == 1
 
 
 def test_a_manifest_brings_ids_and_segments(ray_cluster: None, corpus, model: ModelConfig, tmp_path: Path) -> None:
@@ -189,7 +271,7 @@ def test_a_manifest_brings_ids_and_segments(ray_cluster: None, corpus, model: Mo
         "sampling": {"fps": 4},
         "features": {"patches": False, "thumbnail": 0},
     }
-    snapshot = encode(config(out, model, **settings))
+    snapshot = encode(config(out, model, max_failure_rate=1, **settings))
     found = {row["id"]: row for row in rows(snapshot)}
     content = hash_file(video)
     assert set(found) == {"first half", "second half", "whole", f"{content[:32]}#t=0.5,1.5"}
@@ -215,11 +297,12 @@ def test_a_corpus_of_broken_files_is_an_empty_set_and_its_failures(
     """Unreadable files are refused before the pipeline, unplayable ones within it: the second run meets both."""
     folder = tmp_path / "videos"
     folder.mkdir()
-    (folder / "empty.mp4").touch()
-    snapshot = encode(config(tmp_path / "unreadable", model, corpus={"uri": str(folder)}))
+    (folder / "nowhere.mp4").symlink_to(folder / "gone.mp4")
+    settings = {"corpus": {"uri": str(folder)}, "max_failure_rate": 1}
+    snapshot = encode(config(tmp_path / "unreadable", model, **settings))
     assert (snapshot.rows, snapshot.shards, snapshot.failed().num_rows) == (0, (), 1)
     (folder / "page.mp4").write_text("<html>")
-    snapshot = encode(config(tmp_path / "unplayable", model, corpus={"uri": str(folder)}))
+    snapshot = encode(config(tmp_path / "unplayable", model, **settings))
     assert (snapshot.rows, snapshot.shards, snapshot.failed().num_rows) == (0, (), 2)
 
 
@@ -234,16 +317,16 @@ def test_a_corpus_of_broken_files_is_an_empty_set_and_its_failures(
 def test_features_made_otherwise_are_refused_by_the_name_of_the_part(
     no_ray: None, features: Snapshot, corpus, model: ModelConfig, settings: dict[str, Any], part: str
 ) -> None:
-    before = sorted(features.root.rglob("*"))
+    before = sorted(root(features).rglob("*"))
     with pytest.raises(MgvrError, match=rf"\n  {part}: .* against ") as refused:
-        encode(config(features.root, model, corpus=corpus.manifest("test"), **settings))
+        encode(config(root(features), model, corpus=corpus.manifest("test"), **settings))
     assert "--out" in str(refused.value)
-    assert sorted(features.root.rglob("*")) == before
+    assert sorted(root(features).rglob("*")) == before
 
 
 def test_another_model_is_refused_by_its_weights(no_ray: None, features: Snapshot, corpus, make_checkpoint) -> None:
     with pytest.raises(MgvrError, match=r"\n  weights: ") as refused:
-        encode(config(features.root, make_checkpoint(seed=1), corpus=corpus.manifest("test")))
+        encode(config(root(features), make_checkpoint(seed=1), corpus=corpus.manifest("test")))
     assert "sampling" not in str(refused.value)  # what is the same is not named
 
 
@@ -256,7 +339,7 @@ def test_a_checkpoint_that_was_trained_again_is_another_model(
         shutil.copytree(str(make_checkpoint(seed=seed).checkpoint), place, dirs_exist_ok=True)
         again = ModelConfig(checkpoint=str(place))
         with pytest.raises(MgvrError) as refused:
-            encode(config(features.root, again, corpus=corpus.manifest("test"), sampling={"fps": 1}))
+            encode(config(root(features), again, corpus=corpus.manifest("test"), sampling={"fps": 1}))
         assert set(re.findall(r"^  (\w+): ", str(refused.value), re.MULTILINE)) == parts
 
 
@@ -277,34 +360,13 @@ def test_what_can_be_checked_is_checked_before_ray_starts(
     assert not (tmp_path / "out").exists()
 
 
-def test_videos_and_sets_elsewhere_are_refused_before_ray_starts(
+def test_addresses_that_nobody_here_reaches_are_refused_before_ray_starts(
     no_ray: None, corpus, model: ModelConfig, tmp_path: Path
 ) -> None:
     """A URL taken for a relative path would be another folder on every machine."""
     manifest = tmp_path / "remote.csv"
-    manifest.write_text("uri\nhttps://example.org/a.mp4\n")
-    with pytest.raises(MgvrError, match=r"https://example\.org/a\.mp4 is not a file of this machine"):
+    manifest.write_text("uri\nftp://example.org/a.mp4\n")
+    with pytest.raises(MgvrError, match=r"ftp://example\.org/a\.mp4 can't be read: a video is a file, or lies at"):
         encode(config(tmp_path / "out", model, corpus={"uri": str(manifest)}))
-    with pytest.raises(MgvrError, match="out: must be a folder or file on this machine"):
-        parse(
-            EncodeConfig,
-            {"out": "s3://bucket/features", "model": model, "corpus": corpus.manifest("test")},
-            source="the test",
-        )
-
-
-def test_who_comes_second_is_told_and_what_the_first_wrote_stays(
-    features: Snapshot, corpus, model: ModelConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Another run commits while this one encodes."""
-    out = tmp_path / "out"
-    store = FeatureStore(out)
-
-    def meanwhile(videos: pa.Table) -> tuple[pa.Table, list[dict[str, Any]]]:
-        store.commit(0, features.fingerprint, features.shards[:0], [], {"by": "the other"})
-        return videos.slice(0, 0), []
-
-    monkeypatch.setattr(job, "unique_videos", meanwhile)
-    with pytest.raises(JobError, match=r"another run has committed 00000001\.json"):
-        encode(config(out, model, corpus=corpus.manifest("test")))
-    assert store.snapshot().about == {"by": "the other"}
+    with pytest.raises(MgvrError, match=r"out: must be a folder, or begin with one of s3://, gs://"):
+        config("ftp://example.org/features", model, corpus=corpus.manifest("test"))

@@ -22,8 +22,10 @@ from ir_measures import RR, Success, nDCG
 from mgvr_core.config import parse
 from mgvr_core.errors import MgvrError
 from mgvr_core.evaluation.report import Direction, Report
+from mgvr_core.features.contents import Change
 from mgvr_core.features.schema import FeatureShape, build_table, feature_schema, tensor_column
-from mgvr_core.features.store import FeatureStore, Snapshot
+from mgvr_core.features.snapshot import Snapshot
+from mgvr_core.features.store import FeatureStore
 from mgvr_core.identity import Fingerprint
 from mgvr_core.model import checkpoint
 from mgvr_core.model.load import ModelConfig
@@ -103,13 +105,13 @@ def plain(snapshot: Snapshot, model: ModelConfig) -> Plain:
 
 
 @pytest.fixture(scope="module")
-def features(features: Snapshot, tmp_path_factory: pytest.TempPathFactory) -> Snapshot:
+def features(features: Snapshot, commit_tables, tmp_path_factory: pytest.TempPathFactory) -> Snapshot:
     """The same rows in other places: the order of shards and rows is not that of the ids."""
     table = pa.concat_tables(features.tables())
     store = FeatureStore(tmp_path_factory.mktemp("shuffled"))
     places = np.random.default_rng(0).permutation(N)
-    shards = [store.write_shard(table.take(part).combine_chunks()) for part in np.split(places, [5, 9])]
-    return store.commit(0, features.fingerprint, shards, [], {})
+    parts = [table.take(part).combine_chunks() for part in np.split(places, [5, 9])]
+    return commit_tables(store, features.fingerprint, parts)
 
 
 @pytest.fixture(scope="module")
@@ -144,7 +146,7 @@ def run(
         folder = tmp_path_factory.mktemp("answers")
         file = folder / "queries.jsonl"
         file.write_text("".join(json.dumps(query) + "\n" for query in queries))
-        values = {"features": str(features.root), "model": model, "report": {"bootstrap": 50}, **settings}
+        values = {"features": features.url, "model": model, "report": {"bootstrap": 50}, **settings}
         config = parse(
             RetrieveConfig, {"out": str(folder / "out"), "queries": {"uri": str(file)}, **values}, source="the test"
         )
@@ -363,8 +365,10 @@ def test_two_runs_give_the_same_rows_and_a_text_is_encoded_once(
 def versions(features: Snapshot, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The feature set with a second snapshot, which holds one shard less."""
     root = tmp_path_factory.mktemp("versions") / "features"
-    shutil.copytree(features.root, root)
-    FeatureStore(root).commit(1, features.fingerprint, features.shards[1:], [], {})
+    shutil.copytree(features.url, root)
+    places = features.sources().values()
+    gone = [source for source in places if source.place and source.place.shard == features.shards[0].path]
+    FeatureStore(root).commit(features.fingerprint, Change(gone=gone), {})
     return root
 
 
@@ -407,26 +411,26 @@ def test_an_older_snapshot_is_read_by_its_number(
 
 
 @pytest.fixture(scope="module")
-def three_frames(features: Snapshot, tmp_path_factory: pytest.TempPathFactory) -> Snapshot:
+def three_frames(features: Snapshot, commit_tables, tmp_path_factory: pytest.TempPathFactory) -> Snapshot:
     """The same model's features of three frames, without patches."""
     store = FeatureStore(tmp_path_factory.mktemp("three"))
     shape = FeatureShape(3, 64, 0)
     fingerprint = Fingerprint({**features.fingerprint.parts, "patches": 0})
     schema = feature_schema(shape, fingerprint)
-    shards = []
+    tables = []
     for table in features.tables():
         columns: dict[str, Any] = {name: table[name].to_pylist() for name in schema.names if name in table.schema.names}
         for name in ("timestamps", "mask", "frames", "temporal"):
             columns[name] = tensor_column(table, name)[:, :3]
         columns["video"] = tensor_column(table, "video")
-        shards.append(store.write_shard(build_table(columns, schema)))
-    return store.commit(0, fingerprint, shards, [], {})
+        tables.append(build_table(columns, schema))
+    return commit_tables(store, fingerprint, tables)
 
 
 def test_without_patches_and_without_u_the_rest_of_the_scores_is_enough(
     run, three_frames: Snapshot, model: ModelConfig, queries: list[Query]
 ) -> None:
-    settings = {"features": str(three_frames.root), "frame_mixing": False, "rerank": {"patch_weak": 0}}
+    settings = {"features": three_frames.url, "frame_mixing": False, "rerank": {"patch_weak": 0}}
     _, folder = run(queries[:3], k=N, **settings)
     method = plain(three_frames, model)
     method.U = np.eye(3)
@@ -440,7 +444,7 @@ def test_the_fusion_of_the_checkpoint_is_the_default_of_the_rerank(
 ) -> None:
     """What the command line does not set is as the model was tuned."""
     tuned = make_checkpoint(fusion={"frame_weak": 0.3, "tib_frame": 0.9})
-    settings = {"out": "x", "features": str(features.root), "queries": {"uri": "x"}, "model": tuned}
+    settings = {"out": "x", "features": features.url, "queries": {"uri": "x"}, "model": tuned}
     config = parse(RetrieveConfig, {**settings, "rerank": {"frame_weak": 0.4}}, source="the test")
     weights = job._reranker(config, checkpoint.load(Path(tuned.checkpoint)), features).weights
     assert (weights.frame_weak, weights.tib_frame, weights.video) == (0.4, 0.9, 0.5)
@@ -464,7 +468,7 @@ def test_what_does_not_fit_is_refused_before_ray_starts(
     file = tmp_path / "queries.csv"
     with file.open("w", newline="") as stream:
         csv.writer(stream).writerows([["id", "text", "relevant"], ["1", "a red circle", "test-00001;test-00002"]])
-    values = {"features": str(three_frames.root), "queries": {"uri": str(file)}, "model": model, **settings}
+    values = {"features": three_frames.url, "queries": {"uri": str(file)}, "model": model, **settings}
     with pytest.raises(MgvrError, match=f"(?s){message}"):
         retrieve(parse(RetrieveConfig, {"out": str(tmp_path / "out"), **values}, source="the test"))
     assert not (tmp_path / "out").exists()
@@ -475,14 +479,14 @@ def test_features_of_another_model_are_refused_by_the_name_of_the_part(
 ) -> None:
     file = tmp_path / "queries.csv"
     file.write_text("text\na red circle\n")
-    values = {"features": str(features.root), "queries": {"uri": str(file)}, "model": make_checkpoint(seed=1)}
+    values = {"features": features.url, "queries": {"uri": str(file)}, "model": make_checkpoint(seed=1)}
     with pytest.raises(MgvrError, match=r"were not made by .*\n  weights: ") as refused:
         retrieve(parse(RetrieveConfig, {"out": str(tmp_path / "out"), **values}, source="the test"))
     assert "activation" not in str(refused.value)
 
 
 def test_an_empty_feature_set_is_refused(no_ray: None, features: Snapshot, model: ModelConfig, tmp_path: Path) -> None:
-    FeatureStore(tmp_path).commit(0, features.fingerprint, [], [], {})
+    FeatureStore(tmp_path).commit(features.fingerprint, Change(), {})
     file = tmp_path / "queries.csv"
     file.write_text("text\na red circle\n")
     values = {"features": str(tmp_path), "queries": {"uri": str(file)}, "model": model}

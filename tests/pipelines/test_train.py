@@ -147,7 +147,7 @@ def test_broken_videos_are_listed_and_the_same_seed_is_the_same_training(
     assert (trained / "model" / "model.safetensors").read_bytes() == weights
     printed = capsys.readouterr().out
     assert "48 captions of 24 videos" in printed
-    assert "empty.mp4: not_a_video" in printed
+    assert "empty.mp4: empty" in printed
     assert "page.mp4: not_a_video" in printed
     assert "failed      2 videos" in printed
     assert str(trained / "model") in printed

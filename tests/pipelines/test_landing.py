@@ -1,0 +1,124 @@
+"""The end of a run: what it made becomes part of the set, also where another run has been at the same videos."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from mgvr_core.corpus.files import Look
+from mgvr_core.corpus.plan import Comparison, Content, Listed, Plan, compare, content_id, decide
+from mgvr_core.features.contents import Failure, Key, ShardInfo
+from mgvr_core.features.schema import FeatureShape, build_table, feature_schema
+from mgvr_core.features.store import FeatureStore
+from mgvr_core.features.verify import verify
+from mgvr_core.identity import Fingerprint
+from mgvr_core.video.sampling import SamplingConfig
+from pipelines.landing import Landing, finished, land
+from pipelines.models import FeatureMaker
+from pipelines.rates import Rates
+
+SHAPE = FeatureShape(frames=2, dim=4, patches=0)
+MAKER = FeatureMaker(Fingerprint({"weights": "abc"}), SamplingConfig(), SHAPE, 32, "model", ())
+KEYS = [Key("corpus", f"{letter}.mp4") for letter in "abc"]
+HASHES = [letter * 64 for letter in "abc"]
+IDS = [content_id(digest, key) for digest, key in zip(HASHES, KEYS, strict=True)]
+AT = "2026-01-01T00:00:00+00:00"
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> FeatureStore:
+    return FeatureStore(tmp_path / "set")
+
+
+def planned(store: FeatureStore, retry: bool = False) -> tuple[Comparison, Plan]:
+    listed = [Listed(key, None, Look(1, "mtime:1")) for key in KEYS]
+    compared = compare(listed, store.contents(), "corpus", lambda failure: retry)
+    return compared, decide(compared, {key.uri: Content(digest) for key, digest in zip(KEYS, HASHES, strict=True)}, AT)
+
+
+def encoded(store: FeatureStore, *rows: int) -> ShardInfo:
+    """Some of the three videos as a worker writes them, with its record."""
+    n = len(rows)
+    columns: dict[str, Any] = {
+        "id": [IDS[row] for row in rows],
+        "uri": [KEYS[row].uri for row in rows],
+        "content_hash": [HASHES[row] for row in rows],
+        **dict.fromkeys(("start", "end", "decoder", "thumbnail"), [None] * n),
+        **dict.fromkeys(("duration", "fps"), [1.0] * n),
+        "timestamps": np.zeros((n, 2)),
+        "mask": np.ones((n, 2)),
+        "video": np.eye(4)[list(rows)],
+        **dict.fromkeys(("frames", "temporal"), np.eye(4)[[[row, row] for row in rows]]),
+    }
+    shard = store.write_shard(build_table(columns, feature_schema(SHAPE, MAKER.fingerprint)))
+    store.record(MAKER.fingerprint, shard, list(zip(columns["id"], columns["content_hash"], strict=True)))
+    return shard
+
+
+def broken(store: FeatureStore, row: int, kind: str = "broken") -> Failure:
+    failure = Failure(KEYS[row], IDS[row], "decode", kind, "no frame", 1, "pyav", AT)
+    store.record(MAKER.fingerprint, None, [], [(HASHES[row], failure)])
+    return failure
+
+
+def landed(store: FeatureStore, compared: Comparison, plan: Plan) -> Landing:
+    return land(store, MAKER, plan, compared, {}, Rates(time.monotonic()))
+
+
+def left(rows: pa.Table) -> list[str]:
+    return sorted(rows["uri"].to_pylist())
+
+
+def test_what_lies_about_finished_is_not_done_again_and_lands(store: FeatureStore) -> None:
+    compared, plan = planned(store)
+    assert left(finished(store, MAKER.fingerprint, plan).left) == ["a.mp4", "b.mp4", "c.mp4"]
+    encoded(store, 0, 1)
+    failure = broken(store, 2)
+    assert left(finished(store, MAKER.fingerprint, plan).left) == []
+    landing = landed(store, compared, plan)
+    assert (landing.encoded, landing.tried, landing.kinds) == (2, 3, {"broken": 1})
+    assert landing.snapshot.contents().failures == {KEYS[2]: failure}
+    assert store.pending(MAKER.fingerprint) == []
+    assert verify(landing.snapshot).problems == ()
+
+
+def test_two_runs_at_the_same_videos_both_land(store: FeatureStore) -> None:
+    """The second has counted on the first's work, whose records are gone when it comes to land."""
+    compared, plan = planned(store)
+    first = encoded(store, 0)
+    failure = broken(store, 1)
+    encoded(store, 2)
+    one = landed(store, compared, plan)
+    other = landed(store, compared, plan)
+    assert other.snapshot == one.snapshot  # nothing is left to change
+    assert (other.encoded, other.failed) == (2, 1)
+    assert first in other.snapshot.shards
+    assert store.contents().failures == {KEYS[1]: failure}
+    assert verify(other.snapshot).problems == ()
+
+
+def test_what_another_run_has_landed_meanwhile_is_not_done_again(store: FeatureStore) -> None:
+    compared, plan = planned(store)
+    encoded(store, 0)
+    broken(store, 1)
+    encoded(store, 2)
+    landed(store, compared, plan)
+    assert left(finished(store, MAKER.fingerprint, plan).left) == []
+    assert left(finished(store, MAKER.fingerprint, plan, lambda failure: True).left) == ["b.mp4"]
+
+
+def test_unfinished_work_whose_shard_is_gone_heals_by_itself(store: FeatureStore) -> None:
+    compared, plan = planned(store)
+    shard = encoded(store, 0, 1)
+    encoded(store, 2)
+    (Path(store.url) / shard.path).unlink()
+    assert left(finished(store, MAKER.fingerprint, plan).left) == ["a.mp4", "b.mp4"]
+    encoded(store, 0, 1)
+    landing = landed(store, compared, plan)
+    assert landing.snapshot.rows == 3
+    assert verify(landing.snapshot).problems == ()
