@@ -209,8 +209,7 @@ class ObjectStorage(Storage):
 
     def __init__(self, url: str) -> None:
         self.url = url.rstrip("/")
-        scheme, self._root = self.url.split("://", 1)
-        self._scheme = scheme.lower()
+        self._scheme, self._root = self.url.split("://", 1)
 
     @contextlib.contextmanager
     def _client(self) -> Iterator[Any]:

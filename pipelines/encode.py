@@ -120,7 +120,9 @@ def encode(config: EncodeConfig, only_retries: bool = False) -> Snapshot:
     with cluster(config.ray) if uris else nullcontext():
         plan = decide(compared, read_contents(uris, config.decoding), now())
         require_few_deleted(plan, config.max_deleted_rate)
-        rows = finished(store, maker.fingerprint, plan, config.tries_again).left
+        done = finished(store, maker.fingerprint, plan, config.tries_again)
+        store.renew(done.records)
+        rows = done.left
         print(summary("encode: plan", describe(plan, store, len(rows), config.price_per_hour)), file=sys.stderr)
         if len(rows):
             rates = _run(config, maker, store, plan, rows, began)

@@ -12,8 +12,9 @@ import pyarrow as pa
 
 from mgvr_core.corpus.plan import Comparison, Plan, placed
 from mgvr_core.features.contents import Change, Contents, Failure, Key, Place, ShardInfo, Source
+from mgvr_core.features.pending import Pending
 from mgvr_core.features.snapshot import Snapshot
-from mgvr_core.features.store import FeatureStore, Pending
+from mgvr_core.features.store import FeatureStore
 from mgvr_core.identity import Fingerprint
 from pipelines.models import FeatureMaker
 from pipelines.rates import Rates

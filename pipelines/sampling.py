@@ -70,7 +70,7 @@ def reencode(snapshot: Snapshot, config: ReencodingConfig) -> Reencoded:
         stored = _stored(snapshot, source)
         cosine = min(_cosine(stored[name], batch[name][row], stored["mask"]) for name in stored if name != "mask")
         cosines.append(cosine)
-        if cosine < config.min_cosine:
+        if not cosine >= config.min_cosine:  # NaN is no cosine
             problems.append(f"{source.key.uri} comes out otherwise than stored: cosine {cosine:.5f}")
     return Reencoded(len(intact), min(cosines, default=None), skipped, tuple(problems))
 
@@ -104,4 +104,4 @@ def _cosine(stored: NDArray[np.float32], made: NDArray[np.float16], mask: NDArra
     left, right = stored.reshape(-1, stored.shape[-1]), made.astype(np.float32).reshape(-1, stored.shape[-1])
     dots = np.einsum("nd,nd->n", left, right)
     norms = np.linalg.norm(left, axis=1) * np.linalg.norm(right, axis=1)
-    return float((dots / norms).min())
+    return float((dots / np.maximum(norms, 1e-12)).min())  # no direction at all is another one

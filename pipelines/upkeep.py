@@ -53,7 +53,9 @@ class GcConfig(SetConfig):
     """mgvr corpus gc."""
 
     keep: int = Field(3, gt=0, description="newest versions that stay")
-    older_than_h: float = Field(24.0, ge=0, description="hours; what is younger may belong to a run under way")
+    older_than_h: float = Field(
+        24.0, ge=0, description="hours; what is younger, or was the newest version within them, may be in use"
+    )
     dry_run: bool = Field(False, description="print what would be removed, and remove nothing")
 
 
@@ -64,9 +66,11 @@ class DropConfig(SetConfig):
 
 
 def status(config: StatusConfig) -> None:
-    """What a set holds: versions, sizes, corpora, failures by kind, unfinished work, the last run.
+    """What a set holds.
 
-    mgvr corpus status --features runs/features
+    Versions, sizes, corpora, failures by kind, unfinished work, and the last run.
+
+      mgvr corpus status --features runs/features
     """
     store = config.store()
     snapshot = store.snapshot()
@@ -91,10 +95,12 @@ def status(config: StatusConfig) -> None:
 
 
 def failures(config: FailuresConfig) -> None:
-    """Every video that has no features, and why: kind, stage, times it was tried, time of the last try, message.
+    """Every video that has no features, and why.
 
-    mgvr corpus failures --features runs/features
-    mgvr corpus failures --features runs/features --kinds corrupt,timeout --json
+    A line for each: kind of failure, stage, times it was tried, time of the last try, message.
+
+      mgvr corpus failures --features runs/features
+      mgvr corpus failures --features runs/features --kinds corrupt,timeout --json
     """
     found = config.store().snapshot(config.snapshot).failed().to_pylist()
     rows = [row for row in found if picks(config.kinds, row["kind"])]
@@ -107,10 +113,12 @@ def failures(config: FailuresConfig) -> None:
 
 
 def gc(config: GcConfig) -> None:
-    """Remove old versions, and files of killed runs that no version names.
+    """Remove old versions, and what killed runs have left that no version names.
 
-    mgvr corpus gc --features runs/features --dry_run
-    mgvr corpus gc --features runs/features --keep 10
+    The newest versions stay, and whatever is younger than older_than_h.
+
+      mgvr corpus gc --features runs/features --dry_run
+      mgvr corpus gc --features runs/features --keep 10
     """
     store = config.store()
     store.snapshot()  # where there is no set, nothing is ours to remove
@@ -126,9 +134,11 @@ def gc(config: GcConfig) -> None:
 
 
 def drop(config: DropConfig) -> Snapshot:
-    """Take a corpus out of a set: a new version without its videos. Older versions keep them, until gc.
+    """Take a corpus out of a set: a new version without its videos.
 
-    mgvr corpus drop --features runs/features --corpus /data/old-videos
+    Older versions keep them, until gc removes those. Videos that another corpus lists too stay.
+
+      mgvr corpus drop --features runs/features --corpus /data/old-videos
     """
     store = config.store()
     snapshot = store.snapshot()

@@ -7,12 +7,13 @@ names yet. The last is told by age alone.
 from __future__ import annotations
 
 import contextlib
-import json
+import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 
+from mgvr_core.features import pending
 from mgvr_core.features.notices import VALID_S, notice, notices
 from mgvr_core.features.snapshot import snapshot_name
 from mgvr_core.storage import Entry, Storage
@@ -23,6 +24,8 @@ Needs = Callable[[int], set[str]]
 """The files that the snapshot of a number needs."""
 
 _FOLDERS = ("shards", "corpus", "failures", "scratch", "pending")
+_OURS = re.compile(r"/[0-9a-f]{24}-?[0-9a-f]{8}(\.parquet|\.json)?$")
+"""Names that we give: a user may keep videos in a folder `corpus` beside the shards."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,7 @@ def find(storage: Storage, versions: Versions, needs: Needs, keep: int, older_th
     """
     before = time.time() - older_than_s
     # Before the snapshots are read: what one names that comes later is younger than this list, or said to be landing.
-    listed = [entry for folder in _FOLDERS for entry in storage.entries(folder)]
+    listed = [entry for folder in _FOLDERS for entry in storage.entries(folder) if _OURS.search(entry.name)]
     needed = _unfinished(storage, before)
     numbered = sorted(versions().items())
     last = {number for number, _ in numbered[-keep:]}
@@ -91,6 +94,6 @@ def _unfinished(storage: Storage, before: float) -> set[str]:
     needed = {entry.name for entry in records}
     for entry in records:
         with contextlib.suppress(FileNotFoundError):  # committed meanwhile
-            shard = json.loads(storage.read(entry.name))["shard"]
-            needed |= {shard["path"]} if shard else set()
+            shard = pending.read(entry.name, storage.read(entry.name)).shard
+            needed |= {shard.path} if shard else set()
     return needed

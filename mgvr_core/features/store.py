@@ -15,11 +15,12 @@ a commit that has slept through others: it would land under a number that is pas
 
 from __future__ import annotations
 
+import contextlib
 import json
 import random
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
@@ -31,9 +32,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mgvr_core.errors import JobError, MgvrError
-from mgvr_core.features import contents, rubbish
-from mgvr_core.features.contents import Change, Contents, Failure, Key, Place, ShardInfo
+from mgvr_core.features import contents, pending, rubbish
+from mgvr_core.features.contents import Change, Contents, Failure, Place, ShardInfo
 from mgvr_core.features.notices import notice, notices
+from mgvr_core.features.pending import Pending
 from mgvr_core.features.rubbish import Rubbish
 from mgvr_core.features.schema import SCHEMA_VERSION, upgrade, upgraded
 from mgvr_core.features.snapshot import FORMAT_VERSION, FileInfo, Snapshot, snapshot_name
@@ -42,18 +44,6 @@ from mgvr_core.storage import Entry, Storage, open_storage
 
 _ATTEMPTS = 50
 """Commits tried against other writers before a run gives up: each one that fails, another has landed."""
-
-
-@dataclass(frozen=True)
-class Pending:
-    """Work that is done and not yet part of a snapshot."""
-
-    name: str
-    shard: ShardInfo | None = None
-    ids: tuple[tuple[str, str], ...] = ()
-    """Id and content hash of each row of the shard, in order."""
-    failures: tuple[tuple[str, Failure], ...] = ()
-    """Content hash and failure."""
 
 
 class FeatureStore:
@@ -79,13 +69,7 @@ class FeatureStore:
         failures: Sequence[tuple[str, Failure]] = (),
     ) -> str:
         """Write down finished work, so that a run that takes over finds it; returns the record's name."""
-        document = {
-            "fingerprint": fingerprint.digest,
-            "shard": None if shard is None else shard.to_json(),
-            "ids": [list(pair) for pair in ids],
-            "failures": [[digest, asdict(failure)] for digest, failure in failures],
-        }
-        data = json.dumps(document).encode()
+        data = pending.written(fingerprint.digest, shard, ids, failures)
         name = f"pending/{sha256(data).hexdigest()[:32]}.json"
         self.storage.put(name, data)
         return name
@@ -100,18 +84,19 @@ class FeatureStore:
         there = self._staying("shards")
         for entry in records:
             try:
-                document = json.loads(self.storage.read(entry.name))
+                record = pending.read(entry.name, self.storage.read(entry.name))
             except FileNotFoundError:
                 continue  # another run has just committed it
-            shard = document["shard"] and ShardInfo.from_json(document["shard"])
-            if document["fingerprint"] != fingerprint.digest or (shard and shard.path not in there):
-                continue
-            ids = tuple((name, digest) for name, digest in document["ids"])
-            failures = tuple(
-                (digest, Failure(**{**values, "key": Key(*values["key"])})) for digest, values in document["failures"]
-            )
-            found.append(Pending(entry.name, shard, ids, failures))
+            whole = record.shard is None or record.shard.path in there
+            if record.fingerprint == fingerprint.digest and whole:
+                found.append(record)
         return found
+
+    def renew(self, records: Sequence[Pending]) -> None:
+        """Show gc that a run counts on pending work: all of it is as young as its youngest record."""
+        for record in records[:1]:
+            with contextlib.suppress(FileNotFoundError):  # committed meanwhile
+                self.storage.put(record.name, self.storage.read(record.name))
 
     def settle(self, records: Sequence[Pending]) -> None:
         """Forget pending work that a snapshot has taken up."""

@@ -120,9 +120,10 @@ def test_a_place_that_can_hold_a_set_is_left_as_it_was(place: Storage) -> None:
 
 def test_what_another_program_writes_is_listed_at_once(s3: str) -> None:
     place = open_storage(s3)
-    assert place.entries("pending") == []
-    boto3.client("s3").put_object(Bucket=s3.removeprefix("s3://"), Key="pending/a", Body=b"1")
+    place.put("pending/a", b"1")
     assert [entry.name for entry in place.entries("pending")] == ["pending/a"]
+    boto3.client("s3").put_object(Bucket=s3.removeprefix("s3://"), Key="pending/b", Body=b"1")
+    assert [entry.name for entry in place.entries("pending")] == ["pending/a", "pending/b"]
 
 
 class Overwriting(LocalStorage):

@@ -152,7 +152,7 @@ def test_every_file_of_a_messy_folder_is_answered_for(
     assert found | failed.keys() == listed
     assert not found & failed.keys()
     assert {name: (row["stage"], row["kind"], row["attempts"]) for name, row in failed.items()} == {
-        "empty.mp4": ("decode", "empty", 1),
+        "empty.mp4": ("read", "empty", 1),
         "page.mp4": ("decode", "not_a_video", 1),
         "cut.mp4": ("decode", "truncated", 1),
         "pipe.mp4": ("read", "not_a_video", 1),

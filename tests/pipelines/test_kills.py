@@ -192,21 +192,35 @@ def test_a_driver_with_a_ray_of_its_own_can_be_killed_too(start: Start, undistur
     require_same(FeatureStore(out).snapshot(), undisturbed)
 
 
-def processes(part: str) -> list[int]:
-    """Processes of this machine whose command line holds a text, this test's own left out."""
+def processes(part: str, cluster: Cluster) -> list[int]:
+    """Processes of a cluster whose command line holds a text; other clusters of this machine are left alone."""
+    session = cluster.head_node.get_session_dir_path()
     found = []
     for folder in Path("/proc").iterdir():
         with contextlib.suppress(OSError, ValueError):
-            if part in (folder / "cmdline").read_text().replace("\0", " ") and int(folder.name) != os.getpid():
-                found.append(int(folder.name))
+            if part in command_of(number := int(folder.name)) and any(
+                session in command_of(up) for up in above(number)
+            ):
+                found.append(number)
     return found
+
+
+def command_of(process: int) -> str:
+    return Path(f"/proc/{process}/cmdline").read_text().replace("\0", " ")
+
+
+def above(process: int) -> Iterator[int]:
+    """The processes that a process descends from."""
+    while process > 1:
+        process = int(Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[1])
+        yield process
 
 
 @pytest.mark.parametrize(
     "victim", ["MapBatches(SlowDecode)", "MapBatches(SlowEncode)", "MapBatches(Write)", "mgvr_core.video.child"]
 )
 def test_workers_and_decoders_that_are_killed_cost_nothing(
-    start: Start, undisturbed: Snapshot, tmp_path: Path, victim: str
+    start: Start, cluster: Cluster, undisturbed: Snapshot, tmp_path: Path, victim: str
 ) -> None:
     """In one run, without a second command: Ray starts them again, and so does the sandbox."""
     chance = random.Random(victim)
@@ -215,7 +229,7 @@ def test_workers_and_decoders_that_are_killed_cost_nothing(
     kills = 0
     while process.poll() is None:
         time.sleep(chance.uniform(0, 0.5))
-        if kills < 4 and (alive := processes(victim)):
+        if kills < 4 and (alive := processes(victim, cluster)):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(chance.choice(alive), signal.SIGKILL)
                 kills += 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,8 @@ import pyarrow as pa
 import pytest
 
 from mgvr_core.corpus.files import Look
-from mgvr_core.corpus.plan import Comparison, Content, Listed, Plan, compare, content_id, decide
-from mgvr_core.features.contents import Failure, Key, ShardInfo
+from mgvr_core.corpus.plan import Comparison, Content, Listed, Plan, compare, content_id, decide, placed
+from mgvr_core.features.contents import Change, Failure, Key, ShardInfo, Source
 from mgvr_core.features.schema import FeatureShape, build_table, feature_schema
 from mgvr_core.features.store import FeatureStore
 from mgvr_core.features.verify import verify
@@ -35,10 +36,10 @@ def store(tmp_path: Path) -> FeatureStore:
     return FeatureStore(tmp_path / "set")
 
 
-def planned(store: FeatureStore, retry: bool = False) -> tuple[Comparison, Plan]:
+def planned(store: FeatureStore, hashes: Sequence[str] = HASHES) -> tuple[Comparison, Plan]:
     listed = [Listed(key, None, Look(1, "mtime:1")) for key in KEYS]
-    compared = compare(listed, store.contents(), "corpus", lambda failure: retry)
-    return compared, decide(compared, {key.uri: Content(digest) for key, digest in zip(KEYS, HASHES, strict=True)}, AT)
+    compared = compare(listed, store.contents(), "corpus", lambda failure: False)
+    return compared, decide(compared, {key.uri: Content(digest) for key, digest in zip(KEYS, hashes, strict=True)}, AT)
 
 
 def encoded(store: FeatureStore, *rows: int) -> ShardInfo:
@@ -110,6 +111,34 @@ def test_what_another_run_has_landed_meanwhile_is_not_done_again(store: FeatureS
     landed(store, compared, plan)
     assert left(finished(store, MAKER.fingerprint, plan).left) == []
     assert left(finished(store, MAKER.fingerprint, plan, lambda failure: True).left) == ["b.mp4"]
+
+
+def test_a_file_that_has_changed_since_it_failed_in_another_run_is_not_done(store: FeatureStore) -> None:
+    _, plan = planned(store, [HASHES[0], "f" * 64, HASHES[2]])
+    compared, before = planned(store)
+    encoded(store, 0)
+    broken(store, 1)
+    encoded(store, 2)
+    landed(store, compared, before)
+    assert left(finished(store, MAKER.fingerprint, plan).left) == ["b.mp4"]
+
+
+def test_a_run_lands_although_another_drops_the_videos_that_it_counts_on(
+    store: FeatureStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compared, plan = planned(store)
+    encoded(store, 0, 1, 2)
+    landed(store, compared, plan)
+
+    def between(*arguments: Any) -> Sequence[Source]:
+        """What the run counts on is known by now, and goes before it commits."""
+        store.commit(MAKER.fingerprint, Change(gone=list(store.contents().sources.values())), {})
+        return placed(*arguments)
+
+    monkeypatch.setattr("pipelines.landing.placed", between)
+    landing = landed(store, compared, plan)
+    assert (landing.snapshot.number, landing.snapshot.rows) == (3, 3)
+    assert verify(landing.snapshot).problems == ()
 
 
 def test_unfinished_work_whose_shard_is_gone_heals_by_itself(store: FeatureStore) -> None:

@@ -298,8 +298,9 @@ def test_a_run_that_encoded_nothing_leaves_the_estimate_to_the_one_before(files:
     assert estimate(5, files.store) is None
     files.fill("a")
     assert estimate(5, files.store) is None
-    files.fill("ab", about={"run": RUN})
-    files.fill("abc", about={"run": {"encoded": 0, "tried": 0, "seconds": 3.0}})
+    files.fill("ab", about={"run": RUN | {"bytes_per_video": 5.0}})
+    files.fill("abc", about={"run": RUN})
+    files.fill("abcd", about={"run": {"encoded": 0, "tried": 0, "seconds": 3.0}})
     assert estimate(100, files.store) == {"seconds": pytest.approx(60), "bytes": 100_000}
 
 

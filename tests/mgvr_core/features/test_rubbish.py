@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
+from uuid import uuid4
 
 import pyarrow as pa
 import pytest
@@ -58,12 +59,25 @@ def versions(store: FeatureStore, adding: Adding, fingerprint: Fingerprint) -> l
     return [store.snapshot(number) for number in (1, 2, 3)]
 
 
+def test_files_that_are_not_ours_stay(store: FeatureStore, versions: list[Snapshot]) -> None:
+    """A user may have chosen a folder that holds their videos, and those in one called `corpus`."""
+    theirs = ["corpus/a.mp4", "corpus/list.parquet", "scratch/notes.txt", "shards/deadbeef.parquet"]
+    for name in theirs:
+        (Path(store.url) / name).parent.mkdir(exist_ok=True)
+        (Path(store.url) / name).write_text("theirs")
+    age(store, 48)
+    store.remove(store.rubbish(1, 24 * HOUR))
+    assert {name for name in files(store) if (Path(store.url) / name).read_text(errors="replace") == "theirs"} == {
+        *theirs
+    }
+
+
 @pytest.mark.parametrize("keep", [1, 2, 3, 4])
 def test_what_no_kept_version_names_goes_and_nothing_else(
     store: FeatureStore, versions: list[Snapshot], table: Table, keep: int
 ) -> None:
     store.write_shard(table(1, first=100))  # of a run that was killed
-    (Path(store.url) / "scratch" / "half").write_bytes(b"PAR1")
+    (Path(store.url) / "scratch" / uuid4().hex).write_bytes(b"PAR1")
     age(store, 48)
     before, kept = files(store), versions[-keep:]
     needed = set().union(*(snapshot.files() for snapshot in kept))
@@ -113,6 +127,22 @@ def test_unfinished_work_is_spared_as_a_whole_while_it_grows(
     assert [record.shard for record in store.pending(fingerprint)] == [
         shard for _, shard in sorted(zip((first, second), shards, strict=True))
     ]
+
+
+def test_unfinished_work_that_a_run_takes_up_is_young_again(
+    store: FeatureStore, versions: list[Snapshot], table: Table, fingerprint: Fingerprint
+) -> None:
+    """Killed before the weekend, run again after it, while gc runs by the clock."""
+    for first in (100, 101):
+        store.record(fingerprint, store.write_shard(table(1, first=first)), [(f"v{first}", "0")])
+    age(store, 48)
+    taken = store.pending(fingerprint)
+    store.renew(taken)
+    collect(store)
+    assert store.pending(fingerprint) == taken
+    store.settle(taken)
+    store.renew(taken)  # another run was faster
+    assert store.pending(fingerprint) == []
 
 
 def test_unfinished_work_that_nobody_takes_up_goes(
