@@ -89,6 +89,10 @@ def section_of(annotation: object) -> type[BaseModel] | None:
 def _read_yaml(file: Path) -> dict[str, Any]:
     try:
         document = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except IsADirectoryError:
+        raise MgvrError(
+            f"{file} is a folder, and only a configuration file goes without the name of an option: --help lists those"
+        ) from None
     except OSError as error:
         raise MgvrError(f"cannot read the configuration file {file}: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import tempfile
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
@@ -24,6 +23,7 @@ import pyarrow.parquet as pq
 from pydantic import AfterValidator
 
 from mgvr_core.errors import MgvrError
+from mgvr_core.scratch import new_file
 from mgvr_core.uris import is_url, to_local
 
 STORES = {"s3": "s3", "gs": "gcs"}
@@ -263,9 +263,7 @@ class ObjectStorage(Storage):
             files.pipe_file(self._path(name), data)
 
     def scratch(self) -> Path:
-        handle, path = tempfile.mkstemp(prefix="mgvr-")
-        os.close(handle)
-        return Path(path)
+        return new_file()
 
     def place(self, scratch: Path, name: str) -> None:
         try:

@@ -24,13 +24,14 @@ from mgvr_core.corpus.kinds import Kinds
 from mgvr_core.corpus.plan import decide
 from mgvr_core.datasets.manifest import CorpusConfig
 from mgvr_core.errors import JobError, MgvrError
+from mgvr_core.features.contents import now
 from mgvr_core.features.snapshot import Snapshot
 from mgvr_core.features.verify import verify
 from pipelines.encode import EncodeConfig, encode, prepare
-from pipelines.landing import finished, now
 from pipelines.planning import compare_corpus, corpus_name, describe, plan_json, read_here, too_many_deleted
+from pipelines.reencoding import ReencodingConfig, reencode
+from pipelines.resuming import finished
 from pipelines.runtime import RayConfig, main, summary
-from pipelines.sampling import ReencodingConfig, reencode
 from pipelines.upkeep import (
     DropConfig,
     FailuresConfig,
@@ -76,7 +77,7 @@ def plan(config: PlanConfig) -> None:
     """
     maker, store = prepare(config)
     compared = compare_corpus(config.corpus, store, config.tries_again, config.decoding)
-    decided = decide(compared, read_here(compared, config.decoding), now())
+    decided = decide(compared, read_here(compared, store, config.decoding), now())
     left = len(finished(store, maker.fingerprint, decided, config.tries_again).left)
     refused = too_many_deleted(decided, config.max_deleted_rate)
     if config.json_:

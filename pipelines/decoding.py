@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from mgvr_core.config import Section
-from mgvr_core.corpus.files import Trouble, local_copy, persist, trouble
-from mgvr_core.video.decoders import Clip, DecodeError, Request, chain_version
+from mgvr_core.corpus.files import Trouble, local_copy, look_at, persist, trouble
+from mgvr_core.scratch import sweep
+from mgvr_core.video.decoders import FAULTS, Clip, DecodeError, Request, chain_version
 from mgvr_core.video.sampling import SamplingConfig
 from mgvr_core.video.sandbox import Limits, Sandbox
 from mgvr_core.video.thumbnail import thumbnail
@@ -50,7 +51,7 @@ class DecodingConfig(Section):
     attempts: int = Field(3, gt=0, description="times a file is tried where the trouble may pass: network, memory")
     backoff_s: float = Field(1.0, ge=0, description="seconds before the second try; doubled for each one after")
     workers: int | None = Field(
-        None, gt=0, description="decoding processes; none: all CPUs that the cluster has at the start but two"
+        None, gt=0, description="decoding processes; none: the CPUs that the cluster has and no other stage takes"
     )
 
     @property
@@ -73,15 +74,15 @@ class DecodingConfig(Section):
         """A sandbox that decodes as configured."""
         return Sandbox(self.decoder, self.limits, fallback=self.second)
 
-    def plan(self, rows: int, stall_s: int) -> tuple[int, int]:
+    def plan(self, rows: int, stall_s: int, others: int = 2) -> tuple[int, int]:
         """Decoding processes on the connected cluster, and videos that one takes at once.
 
-        Two CPUs stay free, for the model and for the writer: a pool that holds every CPU starves the other stages.
+        `others` CPUs stay free, one for each actor of the other stages: a pool that holds every CPU starves them.
         Small blocks keep all processes busy to the end and what is in flight within memory; and a block of files that
         all run into the time limit must not look like a stalled job. A block is a power of two, so that a model's
         batches are made of whole blocks: out of blocks of 15, batches of 32 would come as 32, 13, 32, 13.
         """
-        pool = self.workers or max(1, cluster_cpus() - 2)
+        pool = self.workers or max(1, cluster_cpus() - others)
         most = min(_BLOCK, -(-rows // (4 * pool)), int(stall_s / (2 * self.limits.timeout_s)))
         return min(pool, rows), 1 << (max(1, most).bit_length() - 1)
 
@@ -90,14 +91,28 @@ class Decode:
     """Rows of videos -> their sampled frames, padded to one shape, decoded in a child process that can be killed."""
 
     def __init__(
-        self, decoding: DecodingConfig, sampling: SamplingConfig, size: int, thumbnail_side: int, counter: Any
+        self,
+        decoding: DecodingConfig,
+        sampling: SamplingConfig,
+        size: int,
+        thumbnail_side: int,
+        counter: Any,
+        expected: str | None = None,
     ) -> None:
+        """`expected`: what `decoding.version()` was on the driver. Rows may say how their files looked there."""
+        sweep()
         self._sandbox = decoding.sandbox()
+        self._version: str | None = None
         self._decoding = decoding
+        self._expected = expected
         self._sampling = sampling
         self._size = size
         self._thumbnail_side = thumbnail_side
         self._counter = counter
+
+    def close(self) -> None:
+        """End the decoder's process; Ray's workers need not, since it ends with theirs."""
+        self._sandbox.close()
 
     def __call__(self, table: pa.Table) -> Batch:
         began = time.perf_counter()
@@ -124,6 +139,8 @@ class Decode:
             "thumbnail": b"",
         }
         clip, attempts = persist(lambda: self._clip(row), self._decoding.attempts, self._decoding.backoff_s)
+        if isinstance(clip, Clip):
+            clip = self._unless_changed(row, clip)
         if isinstance(clip, Trouble):
             return {**result, "fault": fault("decode", clip.kind, clip.message, attempts)}
         n = len(clip.frames)
@@ -135,6 +152,7 @@ class Decode:
     def _clip(self, row: dict[str, Any]) -> Clip | Trouble:
         uri = row["uri"]
         try:
+            self._require_version()
             with local_copy(uri) as path:
                 try:
                     return self._sandbox.decode(Request(path, self._sampling, self._size, row["start"], row["end"]))
@@ -143,6 +161,22 @@ class Decode:
                     return Trouble(error.kind, str(error).replace(path, uri))
         except (DecodeError, OSError) as error:
             return trouble(uri, error)
+
+    def _require_version(self) -> None:
+        """Raise RuntimeError where this node decodes otherwise than the driver, whose fingerprint the features get."""
+        if self._version is None:
+            self._version = self._sandbox.version()
+            if self._expected is not None and self._version != self._expected:
+                raise RuntimeError(f"this node decodes by {self._version}, the driver by {self._expected}")
+
+    def _unless_changed(self, row: dict[str, Any], clip: Clip) -> Clip | Trouble:
+        """The clip, if the file still looks as it did when its content was hashed: else it is of something else."""
+        if row.get("version") is None:
+            return clip
+        seen = look_at(row["uri"])
+        if isinstance(seen, Trouble) or (seen.size, seen.version) != (row["size"], row["version"]):
+            return Trouble("changed", f"{row['uri']}: {FAULTS['changed']}")
+        return clip
 
     def _thumbnail(self, clip: Clip) -> bytes:
         return thumbnail(clip.frames, self._thumbnail_side) if self._thumbnail_side else b""

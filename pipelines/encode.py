@@ -24,8 +24,10 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pyarrow as pa
 import ray.data
@@ -33,11 +35,12 @@ from pydantic import Field
 from ray.data import ActorPoolStrategy, Dataset
 
 from mgvr_core.config import Section
+from mgvr_core.corpus import readings
 from mgvr_core.corpus.kinds import Kinds, picks
 from mgvr_core.corpus.plan import Plan, decide
 from mgvr_core.datasets.manifest import CorpusConfig
 from mgvr_core.errors import JobError
-from mgvr_core.features.contents import Failure
+from mgvr_core.features.contents import Failure, now
 from mgvr_core.features.snapshot import Snapshot
 from mgvr_core.features.store import FeatureStore
 from mgvr_core.model.load import ModelConfig
@@ -47,11 +50,12 @@ from mgvr_core.video.sampling import SamplingConfig
 from pipelines.decoding import Decode, DecodingConfig
 from pipelines.encoding import Encode
 from pipelines.identifying import read_contents
-from pipelines.landing import Landing, finished, land, now
+from pipelines.landing import Landing, land
 from pipelines.models import EncoderConfig, FeatureMaker, feature_maker
 from pipelines.planning import compare_corpus, corpus_name, describe, require_few_deleted
 from pipelines.progress import progress, read_measures
 from pipelines.rates import Rates, rate_rows
+from pipelines.resuming import finished
 from pipelines.runtime import RayConfig, cluster, main, summary
 from pipelines.writing import Write
 
@@ -60,7 +64,7 @@ class FeaturesConfig(Section):
     """What is kept of a video."""
 
     patches: bool = Field(True, description="keep patch features (the largest part; the patch scores need them)")
-    rows_per_shard: int = Field(256, gt=0, description="videos in one Parquet file: what a kill can cost each writer")
+    rows_per_shard: int = Field(256, gt=0, description="videos in one Parquet file, and so what a kill can cost")
     writers: int = Field(1, gt=0, description="processes that write shards")
     thumbnail: int = Field(160, ge=0, description="side of the stored thumbnail in pixels; 0: none")
 
@@ -84,11 +88,22 @@ class EncodeConfig(Section):
     retry: Kinds = Field(
         ("transient",), description="kinds of failure that are tried again in a file that has not changed; or all"
     )
-    max_failure_rate: float = Field(0.05, ge=0, le=1, description="of the videos tried; above it the job fails")
+    max_failure_rate: float = Field(
+        0.05,
+        ge=0,
+        le=1,
+        description="of the videos tried, those left out that failed in the same way before; above it the job fails, "
+        "once it has committed the others. A single failure is always allowed, but for a rate of 0",
+    )
     max_deleted_rate: float = Field(
         0.5, ge=0, le=1, description="of the corpus; where more is listed no more, nothing is done"
     )
     price_per_hour: float | None = Field(None, ge=0, description="of the machines, in your currency: gives the cost")
+
+    @property
+    def other_actors(self) -> int:
+        """Actors beside those that decode."""
+        return self.compute.workers + self.features.writers
 
     def tries_again(self, failure: Failure) -> bool:
         """Whether a video that failed so is tried again although its file is the same."""
@@ -97,7 +112,7 @@ class EncodeConfig(Section):
 
 def prepare(config: EncodeConfig) -> tuple[FeatureMaker, FeatureStore]:
     """Everything that can be checked before any work; raises MgvrError where it does not fit together."""
-    config.compute.resolved().require_present(config.ray)
+    config.compute.require_present(config.ray)
     maker = feature_maker(
         config.model, config.sampling, config.decoding.version(), config.features.patches, config.compute
     )
@@ -116,21 +131,26 @@ def encode(config: EncodeConfig, only_retries: bool = False) -> Snapshot:
     compared = compare_corpus(config.corpus, store, config.tries_again, config.decoding, only_retries)
     store.require_writable()
     rates = Rates(began, config.price_per_hour)
-    uris = compared.uris_to_read
-    with cluster(config.ray) if uris else nullcontext():
-        plan = decide(compared, read_contents(uris, config.decoding), now())
+    kept = readings.names(store.storage)
+    contents = readings.known(store.storage, kept, compared)
+    uris = [uri for uri in compared.uris_to_read if uri not in contents]
+    with cluster(config.ray) if compared.uris_to_read else nullcontext():
+        contents |= read_contents(uris, config.decoding, keep=partial(readings.keep, store.storage, compared))
+        plan = decide(compared, contents, now())
         require_few_deleted(plan, config.max_deleted_rate)
         done = finished(store, maker.fingerprint, plan, config.tries_again)
-        store.renew(done.records)
+        store.renew(done.used(plan))
         rows = done.left
         print(summary("encode: plan", describe(plan, store, len(rows), config.price_per_hour)), file=sys.stderr)
         if len(rows):
             rates = _run(config, maker, store, plan, rows, began)
     landing = land(store, maker, plan, compared, about(config, maker), rates)
+    readings.forget(store.storage, kept)
     print(_summary(landing, plan, rates))
-    if landing.failure_rate > config.max_failure_rate:
+    if landing.alarming > landing.allowed(config.max_failure_rate):
+        lost = f" and {landing.unreachable} could not be reached" if landing.unreachable else ""
         raise JobError(
-            f"{landing.failed} of {landing.tried} videos failed, more than max_failure_rate "
+            f"{landing.failed} of {landing.tried} videos failed{lost}, more than max_failure_rate "
             f"({config.max_failure_rate:.0%}) allows; the others are committed as snapshot {landing.snapshot.number}. "
             f"See: mgvr corpus failures --features {store.url}"
         )
@@ -159,7 +179,7 @@ def _run(
         started = time.monotonic()
         for _ in pipeline(config, maker, store.url, plan.corpus, rows, counter).iter_rows():
             pass
-        decoders, _ = config.decoding.plan(len(rows), config.ray.stall_s)
+        decoders, _ = config.decoding.plan(len(rows), config.ray.stall_s, config.other_actors)
         return Rates(
             began=began,
             price_per_hour=config.price_per_hour,
@@ -173,10 +193,11 @@ def _run(
 def pipeline(config: EncodeConfig, maker: FeatureMaker, url: str, corpus: str, rows: pa.Table, counter: Any) -> Dataset:
     """Rows -> decode (CPU processes) -> encode (one model a device) -> shards."""
     compute = config.compute.resolved()
-    decoders, block = config.decoding.plan(len(rows), config.ray.stall_s)
+    decoders, block = config.decoding.plan(len(rows), config.ray.stall_s, config.other_actors)
     blocks = [rows.slice(begin, block) for begin in range(0, len(rows), block)]
-    decode = (config.decoding, maker.sampling, maker.image_size, config.features.thumbnail, counter)
-    write = (url, corpus, maker.shape, maker.fingerprint, config.decoding.names, counter)
+    decoder = str(maker.fingerprint.parts["decoder"])
+    decode = (config.decoding, maker.sampling, maker.image_size, config.features.thumbnail, counter, decoder)
+    write = (url, corpus, maker.shape, maker.fingerprint, config.decoding.names, uuid4().hex, counter)
     return (
         ray.data.from_arrow(blocks)
         .map_batches(
@@ -198,6 +219,7 @@ def pipeline(config: EncodeConfig, maker: FeatureMaker, url: str, corpus: str, r
             fn_constructor_args=write,
             batch_size=config.features.rows_per_shard,
             compute=ActorPoolStrategy(size=config.features.writers),
+            num_cpus=0,  # it waits for a disk; where the other stages hold all CPUs, it must find a place all the same
         )
     )
 
@@ -205,12 +227,19 @@ def pipeline(config: EncodeConfig, maker: FeatureMaker, url: str, corpus: str, r
 def _summary(landing: Landing, plan: Plan, rates: Rates) -> str:
     snapshot = landing.snapshot
     listed = sum(count for name, count in plan.counts.items() if name != "deleted")
+    counts = {
+        "encoded": landing.encoded,
+        "failed": landing.failed,
+        **{name: plan.counts[name] for name in ("unchanged", "moved")},
+        "duplicates": plan.counts["duplicate"] - landing.failed_duplicates,
+        "deleted": plan.counts["deleted"],
+    }
+    rare = {"failed before": plan.counts["failed"], "unreachable": landing.unreachable}
+    counts |= {name: count for name, count in rare.items() if count}
     kinds = ", ".join(f"{kind} {count}" for kind, count in landing.kinds.most_common()) or "none"
     written = "nothing new" if snapshot.number == landing.parent else f"snapshot {snapshot.number}"
     rows = {
-        "videos": f"{listed} listed, {landing.encoded} encoded, {landing.failed} failed, "
-        f"{plan.counts['unchanged']} unchanged, {plan.counts['moved']} moved, {plan.counts['duplicate']} duplicates, "
-        f"{plan.counts['deleted']} deleted",
+        "videos": f"{listed} listed, " + ", ".join(f"{count} {name}" for name, count in counts.items()),
         "failures": kinds,
         "feature set": f"{snapshot.url}, {written}: {snapshot.rows} videos in {len(snapshot.shards)} shards",
         "fingerprint": snapshot.fingerprint.digest,

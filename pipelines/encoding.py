@@ -47,7 +47,9 @@ class Encode:
                 values[good] = features[name]
             batch[name] = values
         # A model can overflow on one video: it costs itself alone.
-        finite = np.isfinite(batch["video"]).all(axis=1) & np.isfinite(batch["frames"]).all(axis=(1, 2))
+        finite = np.ones(len(good), bool)
+        for name in self._columns():
+            finite &= np.isfinite(batch[name].reshape(len(good), -1)).all(axis=1)
         for row in np.flatnonzero(good & ~finite):
             faults = batch["fault"].astype(object)
             faults[row] = fault("encode", "not_finite", f"{batch['uri'][row]}: the model gave NaN or infinity")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -14,9 +15,12 @@ from mgvr_core.corpus.plan import Content, content_id
 from mgvr_core.datasets.manifest import CorpusConfig, list_videos
 from mgvr_core.features.contents import Key
 from pipelines.decoding import DecodingConfig, fault
+from pipelines.progress import progress
 
 _BLOCK = 64
 """Files that one task hashes."""
+_KEEP_EVERY_S = 30.0
+"""Seconds of reading that a kill may cost."""
 
 
 def list_corpus(config: CorpusConfig) -> pa.Table:
@@ -26,15 +30,30 @@ def list_corpus(config: CorpusConfig) -> pa.Table:
     return videos
 
 
-def read_contents(uris: Sequence[str], decoding: DecodingConfig) -> dict[str, Content]:
-    """The content of each file, read by the workers of the connected cluster."""
+def read_contents(
+    uris: Sequence[str], decoding: DecodingConfig, keep: Callable[[dict[str, Content]], None] = lambda contents: None
+) -> dict[str, Content]:
+    """The content of each file, read by the workers of the connected cluster.
+
+    Where that takes long, `keep` is given what has been read since it was called last, now and then.
+    """
     names = list(dict.fromkeys(uris))
     if not names:
         return {}
     blocks = [pa.table({"uri": names[begin : begin + _BLOCK]}) for begin in range(0, len(names), _BLOCK)]
     read = partial(_read, attempts=decoding.attempts, backoff_s=decoding.backoff_s)
     hashed = ray.data.from_arrow(blocks).map_batches(read, batch_size=None, batch_format="pyarrow")
-    return {row["uri"]: _as_content(row) for row in hashed.iter_rows()}
+    contents: dict[str, Content] = {}
+    since: dict[str, Content] = {}
+    due = time.monotonic() + _KEEP_EVERY_S
+    with progress("read", len(names), "read") as counter:
+        for row in hashed.iter_rows():
+            counter.add.remote("read", 1)
+            contents[row["uri"]] = since[row["uri"]] = _as_content(row)
+            if time.monotonic() >= due:
+                keep(since)
+                since, due = {}, time.monotonic() + _KEEP_EVERY_S
+    return contents
 
 
 def unique_videos(videos: pa.Table, decoding: DecodingConfig) -> tuple[pa.Table, list[dict[str, Any]]]:

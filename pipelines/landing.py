@@ -3,42 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from typing import Any
 
-import pyarrow as pa
-
 from mgvr_core.corpus.plan import Comparison, Plan, placed
-from mgvr_core.features.contents import Change, Contents, Failure, Key, Place, ShardInfo, Source
+from mgvr_core.features.contents import Change, Key, Source
 from mgvr_core.features.pending import Pending
 from mgvr_core.features.snapshot import Snapshot
 from mgvr_core.features.store import FeatureStore
-from mgvr_core.identity import Fingerprint
 from pipelines.models import FeatureMaker
 from pipelines.rates import Rates
-
-_ROWS = pa.schema(
-    [
-        *(pa.field(name, pa.string()) for name in ("id", "uri", "content_hash")),
-        *(pa.field(name, pa.float64()) for name in ("start", "end")),
-    ]
-)
-
-
-@dataclass(frozen=True)
-class Finished:
-    """What is done of a plan."""
-
-    places: Mapping[tuple[str, str], Place]
-    """By id and content hash."""
-    failures: Mapping[Key, Failure]
-    records: Sequence[Pending]
-    landed: Sequence[ShardInfo]
-    """Shards of the set as it is now, into which some of `places` may point."""
-    left: pa.Table
-    """What is not: id, uri, content_hash, start, end of each video to be encoded."""
+from pipelines.resuming import finished
 
 
 @dataclass(frozen=True)
@@ -50,8 +26,14 @@ class Landing:
     """Number of the snapshot before."""
     encoded: int
     tried: int
+    """Videos that this run wanted features of; exact duplicates of what failed among them."""
     kinds: Counter[str]
     """Failures of this run by kind."""
+    repeated: int
+    """Those of them that failed in the same way before."""
+    unreachable: int
+    """Videos that could not be looked at; their earlier features stay."""
+    failed_duplicates: int
 
     @property
     def failed(self) -> int:
@@ -59,45 +41,13 @@ class Landing:
         return sum(self.kinds.values())
 
     @property
-    def failure_rate(self) -> float:
-        """Of the videos that were tried."""
-        return self.failed / max(1, self.tried)
+    def alarming(self) -> int:
+        """Failures that are news."""
+        return self.failed - self.repeated + self.unreachable
 
-
-def finished(
-    store: FeatureStore, fingerprint: Fingerprint, plan: Plan, retry: Callable[[Failure], bool] | None = None
-) -> Finished:
-    """The part of a plan that lies about finished. Failures that `retry` picks count as not done."""
-    records = store.pending(fingerprint)
-    places: dict[tuple[str, str], Place] = {}
-    wanted = {source.key: source for source in plan.encode}
-    failures: dict[Key, Failure] = {}
-    for record in records:
-        for row, content in enumerate(record.ids if record.shard else ()):
-            places.setdefault(content, Place(record.shard.path, row))  # type: ignore[union-attr]
-        for digest, failure in record.failures:
-            source = wanted.get(failure.key)
-            if source is None or source.content_hash != digest or (retry is not None and retry(failure)):
-                continue
-            if failure.key not in failures or failures[failure.key].at < failure.at:
-                failures[failure.key] = failure
-
-    def left() -> list[Source]:
-        return [s for s in plan.encode if (s.id, s.content_hash) not in places and s.key not in failures]
-
-    head = Contents()
-    if left():
-        # Another run may have committed since the plan was made; of that there are no records any more.
-        head = store.contents()
-        for source in head.sources.values():
-            if source.place:
-                places.setdefault((str(source.id), str(source.content_hash)), source.place)
-        for source in left():
-            landed = head.failures.get(source.key)
-            same = landed is not None and head.sources[source.key].content_hash == source.content_hash
-            if landed is not None and same and not (retry is not None and retry(landed)):
-                failures[source.key] = landed
-    return Finished(places, failures, records, head.shards, _rows(left()))
+    def allowed(self, rate: float) -> float:
+        """How many failures a rate permits: one bad file is no alarm, however quiet the night, but at a rate of 0."""
+        return max(1.0, rate * (self.tried - self.repeated + self.unreachable)) if rate else 0.0
 
 
 def land(
@@ -107,14 +57,18 @@ def land(
     done = finished(store, maker.fingerprint, plan)
     before = compared.head.failures
     failures = [failure for _, failure in plan.unreadable]
-    encoded = 0
+    encoded = failed_duplicates = 0
     for first in plan.encode:
         if (first.id, first.content_hash) in done.places:
             encoded += 1
         elif first.key in done.failures:
             failure = done.failures[first.key]
-            for source in (first, *plan.shared.get(str(first.id), ())):
-                failures.append(replace(failure, key=source.key).after(before.get(source.key)))
+            copies = (first, *plan.shared.get(str(first.id), ()))
+            failed_duplicates += len(copies) - 1
+            for source in copies:
+                again = replace(failure, key=source.key)
+                # What another run has landed counts its attempts already.
+                failures.append(again.after(before.get(source.key)) if first.key in done.recorded else again)
     shards = [record.shard for record in done.records if record.shard]
     size = sum(shard.bytes for shard in shards) / max(1, sum(shard.rows for shard in shards))
     change = Change(
@@ -127,12 +81,16 @@ def land(
     snapshot = store.commit(maker.fingerprint, change, {**about, "run": rates.record(encoded, size)})
     _settle(store, snapshot, done.records)
     tried = len(plan.encode) + sum(map(len, plan.shared.values())) + len(plan.unreadable)
-    return Landing(snapshot, parent, encoded, tried, Counter(failure.kind for failure in failures))
-
-
-def now() -> str:
-    """The time, ISO 8601 in UTC."""
-    return datetime.now(UTC).isoformat(timespec="seconds")
+    return Landing(
+        snapshot=snapshot,
+        parent=parent,
+        encoded=encoded,
+        tried=tried,
+        kinds=Counter(failure.kind for failure in failures),
+        repeated=sum(f.key in before and before[f.key].kind == f.kind for f in failures),
+        unreachable=plan.counts["unreachable"],
+        failed_duplicates=failed_duplicates,
+    )
 
 
 def _settle(store: FeatureStore, snapshot: Snapshot, records: Sequence[Pending]) -> None:
@@ -144,12 +102,10 @@ def _settle(store: FeatureStore, snapshot: Snapshot, records: Sequence[Pending])
             record
             for record in records
             if all(content in encoded for content in record.ids)
-            and all(failure.key in sources for _, failure in record.failures)
+            and all(_has(sources, failure.key, digest) for digest, failure in record.failures)
         ]
     )
 
 
-def _rows(sources: Sequence[Source]) -> pa.Table:
-    columns = {name: [getattr(source, name) for source in sources] for name in ("id", "content_hash")}
-    columns |= {name: [getattr(source.key, name) for source in sources] for name in ("uri", "start", "end")}
-    return pa.table([columns[name] for name in _ROWS.names], schema=_ROWS)
+def _has(sources: Mapping[Key, Source], key: Key, digest: str) -> bool:
+    return key in sources and sources[key].content_hash == digest

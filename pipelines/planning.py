@@ -10,6 +10,7 @@ from dataclasses import replace
 from itertools import repeat
 from typing import Any
 
+from mgvr_core.corpus import readings
 from mgvr_core.corpus.files import Look, Trouble, hash_video, look, persist
 from mgvr_core.corpus.plan import Comparison, Content, Listed, Plan, compare, failed_before
 from mgvr_core.datasets.manifest import CorpusConfig
@@ -73,12 +74,13 @@ def _tries(seen: Look | Trouble, decoding: DecodingConfig) -> int:
     return decoding.attempts if isinstance(seen, Trouble) and seen.kind in TRANSIENT else 1
 
 
-def read_here(compared: Comparison, decoding: DecodingConfig) -> dict[str, Content]:
-    """`read_contents` without a cluster: by threads of this process."""
-    uris = compared.uris_to_read
+def read_here(compared: Comparison, store: FeatureStore, decoding: DecodingConfig) -> dict[str, Content]:
+    """The contents of files, read by threads of this process and without a cluster."""
+    contents = readings.known(store.storage, readings.names(store.storage), compared)
+    uris = [uri for uri in compared.uris_to_read if uri not in contents]
     with ThreadPoolExecutor(2 * available_cores()) as pool:
         tried = pool.map(lambda uri: persist(lambda: hash_video(uri), decoding.attempts, decoding.backoff_s), uris)
-        return {uri: Content(*outcome) for uri, outcome in zip(uris, tried, strict=True)}
+        return contents | {uri: Content(*outcome) for uri, outcome in zip(uris, tried, strict=True)}
 
 
 def too_many_deleted(plan: Plan, rate: float) -> str | None:
@@ -158,6 +160,6 @@ def _last_run(store: FeatureStore) -> dict[str, Any] | None:
     """The record of the latest run that encoded something."""
     for number in reversed(store.numbers()):
         run = store.snapshot(number).about.get("run")
-        if run and run.get("seconds_per_video"):
+        if run and run.get("seconds_per_video") and run["encoded"] and run["bytes_per_video"]:
             return dict(run)
     return None

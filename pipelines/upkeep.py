@@ -148,8 +148,10 @@ def drop(config: DropConfig) -> Snapshot:
     gone = [source for key, source in sources.items() if key.corpus == name]
     if not gone:
         raise MgvrError(f"{store.url} holds no corpus {config.corpus}; it holds: {', '.join(known) or 'none'}")
-    after = store.commit(snapshot.fingerprint, Change(gone=gone), {**snapshot.about, "dropped": name})
-    print(f"corpus drop: {len(gone)} listed videos of {name} gone; snapshot {after.number}: {after.rows} videos")
+    about = {key: value for key, value in snapshot.about.items() if key != "run"}  # this was no run
+    after = store.commit(snapshot.fingerprint, Change(gone=gone), {**about, "dropped": name})
+    left = len(sources) - len(after.sources())
+    print(f"corpus drop: {left} listed videos of {name} gone; snapshot {after.number}: {after.rows} videos")
     return after
 
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import json
 import time
-from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
 
-from mgvr_core.features.contents import Failure, Key
+from mgvr_core.features.contents import Failure, Key, now
 from mgvr_core.features.schema import FeatureShape, build_table, feature_schema
 from mgvr_core.features.store import FeatureStore
 from mgvr_core.identity import Fingerprint
+from mgvr_core.scratch import sweep
 from pipelines.decoding import Batch
 from pipelines.memory import peak_memory
 
@@ -24,10 +24,18 @@ class Write:
     """
 
     def __init__(
-        self, url: str, corpus: str, shape: FeatureShape, fingerprint: Fingerprint, decoders: str, counter: Any
+        self,
+        url: str,
+        corpus: str,
+        shape: FeatureShape,
+        fingerprint: Fingerprint,
+        decoders: str,
+        run: str,
+        counter: Any,
     ) -> None:
+        sweep()
         self._store = FeatureStore(url)
-        self._corpus, self._decoders = corpus, decoders
+        self._corpus, self._decoders, self._run = corpus, decoders, run
         self._schema, self._fingerprint = feature_schema(shape, fingerprint), fingerprint
         self._counter = counter
 
@@ -45,15 +53,14 @@ class Write:
             (str(batch["content_hash"][row]), self._failure({name: values[row] for name, values in batch.items()}))
             for row in np.flatnonzero(~good)
         ]
-        name = self._store.record(self._fingerprint, shard, ids, failures)
+        name = self._store.record(self._fingerprint, shard, ids, failures, self._run)
         self._counter.add.remote("written", int(good.sum()))
         self._counter.measure.remote({"write_s": time.perf_counter() - began}, *peak_memory())
         return {"record": np.array([name])}
 
     def _failure(self, row: dict[str, Any]) -> Failure:
         key = Key(self._corpus, str(row["uri"]), _or_none(float(row["start"])), _or_none(float(row["end"])))
-        now = datetime.now(UTC).isoformat(timespec="seconds")
-        return Failure(key=key, id=str(row["id"]), decoder=self._decoders, at=now, **json.loads(row["fault"]))
+        return Failure(key=key, id=str(row["id"]), decoder=self._decoders, at=now(), **json.loads(row["fault"]))
 
 
 def _or_none(value: Any) -> Any:

@@ -5,10 +5,11 @@ A file that can't be had is a Trouble and no exception: one of a million must no
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
+import socket
 import stat
-import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -19,6 +20,7 @@ from typing import Any, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
 from mgvr_core.errors import MgvrError
+from mgvr_core.scratch import new_file
 from mgvr_core.storage import filesystem
 from mgvr_core.uris import is_url
 from mgvr_core.video.decoders import FAULTS, TRANSIENT, DecodeError, Fault, opening_fault, require_regular_file
@@ -28,6 +30,8 @@ SCHEMES = ("s3", "gs", "http", "https")
 
 _THREADS = 16
 _CHUNK = 1 << 20
+_MACHINE = (errno.ENOSPC, errno.EDQUOT, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
+"""Errors that are this machine\'s and no file\'s."""
 _FILES, _OBJECTS = 256, 4096
 """Looked at by one task of the pool; handed to the pool at once."""
 _FOLDER_PAYS = 8
@@ -97,6 +101,11 @@ def _look_once(uris: Iterable[str]) -> dict[str, Look | Trouble]:
     return found
 
 
+def look_at(uri: str) -> Look | Trouble:
+    """What one file looks like."""
+    return _look_once([uri])[uri]
+
+
 def hash_video(uri: str) -> str | Trouble:
     """SHA-256 of a file's bytes as 64 hex digits, or why it can't be read."""
     try:
@@ -129,18 +138,22 @@ def local_copy(uri: str) -> Iterator[str]:
         yield uri
         return
     # The name's ending stays: some formats are told by nothing else.
-    with tempfile.NamedTemporaryFile(prefix="mgvr-", suffix=Path(urlsplit(uri).path).suffix[:16]) as copy:
-        with open_video(uri) as file:
+    copy = new_file(suffix=Path(urlsplit(uri).path).suffix[:16])
+    try:
+        with open_video(uri) as file, copy.open("wb") as written:
             while chunk := file.read(_CHUNK):
-                copy.write(chunk)
-        copy.flush()
-        yield copy.name
+                written.write(chunk)
+        yield str(copy)
+    finally:
+        copy.unlink()
 
 
 def trouble(uri: str, error: Exception) -> Trouble:
     """An exception met while looking at or reading a file, as a kind and a message that name it."""
     if isinstance(error, DecodeError):
         return Trouble(error.kind, str(error).replace("\n", " "))
+    if isinstance(error, OSError) and error.errno in _MACHINE:
+        return Trouble("machine", f"{uri}: {error.strerror} on {socket.gethostname()}")
     kind: Fault = "network"
     if not is_url(uri) or isinstance(error, PermissionError):
         kind = opening_fault(error)

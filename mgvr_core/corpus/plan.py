@@ -24,7 +24,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from mgvr_core.corpus.files import Look, Trouble
-from mgvr_core.errors import MgvrError
+from mgvr_core.errors import JobError, MgvrError
 from mgvr_core.features.contents import Contents, Failure, Key, Place, ShardInfo, Source, id_clash
 from mgvr_core.uris import fragment
 from mgvr_core.video.decoders import TRANSIENT, Fault
@@ -275,7 +275,7 @@ def _other(before: Source, now: Source) -> bool:
 def placed(plan: Plan, places: Mapping[tuple[str, str], Place], failures: Mapping[Key, Failure]) -> Sequence[Source]:
     """The sources of the plan as they are once the work is done: where their features are.
 
-    `places` by id and content hash; a source whose content failed has none. Raises MgvrError for a video that came out
+    `places` by id and content hash; a source whose content failed has none. Raises JobError for a video that came out
     neither encoded nor failed: nothing is lost without a word.
     """
     done = list(plan.settled) + [source for source, _ in plan.unreadable]
@@ -286,5 +286,5 @@ def placed(plan: Plan, places: Mapping[tuple[str, str], Place], failures: Mappin
             lost.append(first.key.uri)
         done += [replace(source, place=place) for source in (first, *plan.shared.get(str(first.id), ()))]
     if lost:
-        raise MgvrError(f"{len(lost)} videos came out neither encoded nor failed, the first {lost[0]}: report this")
+        raise JobError(f"{len(lost)} videos came out neither encoded nor failed, the first {lost[0]}: report this")
     return done

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
 from typing import Any, NamedTuple, TypeVar
 
 import pyarrow as pa
@@ -122,6 +123,11 @@ class Change:
     """All shards that a place in `sources` may point into."""
 
 
+def now() -> str:
+    """The time as a failure and a snapshot keep it: ISO 8601 in UTC."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
 def fold(head: Contents, change: Change) -> Contents:
     """The set after the change. Raises JobError where another run has given an id to other content meanwhile.
 
@@ -210,7 +216,7 @@ FAILURE_SCHEMA = pa.schema(
     [
         pa.field("id", pa.string()),  # null: the file could not be read, so it has no content hash
         *_KEY_FIELDS,
-        pa.field("stage", pa.string(), nullable=False),  # list, read, decode or encode
+        pa.field("stage", pa.string(), nullable=False),  # read, decode or encode
         pa.field("kind", pa.string(), nullable=False),  # one of mgvr_core.video.decoders.FAULTS
         pa.field("message", pa.string(), nullable=False),
         pa.field("attempts", pa.int32(), nullable=False),

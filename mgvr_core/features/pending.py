@@ -16,6 +16,8 @@ class Pending:
     name: str
     fingerprint: str
     """Short name of what made it."""
+    run: str
+    """Which run made it: as long as that writes, all of its work may yet be committed."""
     shard: ShardInfo | None = None
     """None: nothing but failures."""
     ids: tuple[tuple[str, str], ...] = ()
@@ -26,6 +28,7 @@ class Pending:
 
 def written(
     fingerprint: str,
+    run: str,
     shard: ShardInfo | None,
     ids: Sequence[tuple[str, str]],
     failures: Sequence[tuple[str, Failure]],
@@ -33,6 +36,7 @@ def written(
     """A record as the bytes of its file."""
     document = {
         "fingerprint": fingerprint,
+        "run": run,
         "shard": None if shard is None else shard.to_json(),
         "ids": [list(pair) for pair in ids],
         "failures": [[digest, asdict(failure)] for digest, failure in failures],
@@ -40,15 +44,19 @@ def written(
     return json.dumps(document).encode()
 
 
-def read(name: str, data: bytes) -> Pending:
-    """The inverse of `written`, under the file's name."""
-    document = json.loads(data)
-    return Pending(
-        name=name,
-        fingerprint=document["fingerprint"],
-        shard=None if document["shard"] is None else ShardInfo.from_json(document["shard"]),
-        ids=tuple((video, digest) for video, digest in document["ids"]),
-        failures=tuple(
-            (digest, Failure(**{**values, "key": Key(*values["key"])})) for digest, values in document["failures"]
-        ),
-    )
+def read(name: str, data: bytes) -> Pending | None:
+    """The inverse of `written`, under the file's name; None for what is no record: nothing in it is finished."""
+    try:
+        document = json.loads(data)
+        return Pending(
+            name=name,
+            fingerprint=document["fingerprint"],
+            run=document["run"],
+            shard=None if document["shard"] is None else ShardInfo.from_json(document["shard"]),
+            ids=tuple((video, digest) for video, digest in document["ids"]),
+            failures=tuple(
+                (digest, Failure(**{**values, "key": Key(*values["key"])})) for digest, values in document["failures"]
+            ),
+        )
+    except (ValueError, KeyError, TypeError):
+        return None

@@ -23,7 +23,7 @@ Versions = Callable[[], Mapping[int, Entry]]
 Needs = Callable[[int], set[str]]
 """The files that the snapshot of a number needs."""
 
-_FOLDERS = ("shards", "corpus", "failures", "scratch", "pending")
+_FOLDERS = ("shards", "corpus", "failures", "scratch", "pending", "hashed")
 _OURS = re.compile(r"/[0-9a-f]{24}-?[0-9a-f]{8}(\.parquet|\.json)?$")
 """Names that we give: a user may keep videos in a folder `corpus` beside the shards."""
 
@@ -87,13 +87,13 @@ def remove(storage: Storage, versions: Versions, needs: Needs, rubbish: Rubbish)
 
 
 def _unfinished(storage: Storage, before: float) -> set[str]:
-    """The records of pending work and their shards; none where the youngest is older than `before`."""
-    records = storage.entries("pending")
-    if all(entry.modified < before for entry in records):
-        return set()
-    needed = {entry.name for entry in records}
-    for entry in records:
+    """The records of pending work and their shards, of the runs whose youngest record is not older than `before`."""
+    found: list[tuple[pending.Pending, float]] = []
+    for entry in storage.entries("pending"):
         with contextlib.suppress(FileNotFoundError):  # committed meanwhile
-            shard = pending.read(entry.name, storage.read(entry.name)).shard
-            needed |= {shard.path} if shard else set()
-    return needed
+            record = pending.read(entry.name, storage.read(entry.name))
+            if record is not None:
+                found.append((record, entry.modified))
+    growing = {record.run for record, modified in found if modified >= before}
+    work = [record for record, _ in found if record.run in growing]
+    return {record.name for record in work} | {record.shard.path for record in work if record.shard}

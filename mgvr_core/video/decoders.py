@@ -44,6 +44,8 @@ Fault = Literal[
     "memory",
     "crash",
     "killed",
+    "machine",
+    "changed",
     "not_finite",
 ]
 
@@ -66,11 +68,13 @@ FAULTS: Mapping[Fault, str] = {
     "memory": "decoding it needs more memory than the limit",
     "crash": "the decoder process died of it",
     "killed": "the decoder process was killed from outside, as a machine short of memory does",
+    "machine": "the machine had no space, memory or file handles left",
+    "changed": "it was changed while the run was under way",
     "not_finite": "the model gave NaN or infinity for it",
 }
 """Every reason for which a video can be listed as failed, at whatever stage: there is no other list."""
 
-TRANSIENT: frozenset[Fault] = frozenset({"network", "unreadable", "memory", "killed"})
+TRANSIENT: frozenset[Fault] = frozenset({"network", "unreadable", "memory", "killed", "machine", "changed"})
 """Faults of the moment: such files are tried again. The others would fail again."""
 
 HANDED_ON: frozenset[Fault] = frozenset({"unsupported", "decoder_error", "timeout", "memory", "crash"})

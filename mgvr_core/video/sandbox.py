@@ -15,6 +15,7 @@ from types import TracebackType
 from pydantic import Field
 
 from mgvr_core.config import Section
+from mgvr_core.errors import MgvrError
 from mgvr_core.video import process, wire
 from mgvr_core.video.decoders import HANDED_ON, MAX_PIXELS, Clip, DecodeError, Fault, Request
 
@@ -49,6 +50,7 @@ class Sandbox:
         self._limits = limits or Limits()
         self._command = tuple(command)
         self._child: process.Child | None = None
+        self._has_run = False
         self._fallback = None if fallback is None else Sandbox(fallback, self._limits, command)
         # The kernel's death signal comes when the *thread* that started the child ends, so the child is started from
         # a thread that lives as long as the sandbox, whichever of the caller's threads needs it.
@@ -123,7 +125,14 @@ class Sandbox:
         if self._child is None:
             limits = self._limits
             settings = self._command, self._decoder, limits.memory_mb, limits.max_pixels
-            self._child = self._starter.submit(process.start, *settings).result()
+            try:
+                self._child = self._starter.submit(process.start, *settings).result()
+            except MgvrError as error:
+                if not self._has_run or isinstance(error, DecodeError):
+                    raise
+                # One has started before, so this is no missing library: the machine has too much to do.
+                raise DecodeError("machine", str(error)) from None
+            self._has_run = True
         return self._child
 
     def _drop(self) -> None:

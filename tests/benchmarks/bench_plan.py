@@ -57,7 +57,7 @@ def test_a_plan_against_asking_for_the_size_of_the_same_files(listing: str, tmp_
 
     def plan() -> Plan:
         compared = compare_corpus(corpus, store, lambda failure: False, decoding)
-        return decide(compared, read_here(compared, decoding), "")
+        return decide(compared, read_here(compared, store, decoding), "")
 
     assert plan().empty
     ratio = race(plan, lambda: [os.stat(uri) for uri in uris])  # noqa: PTH116

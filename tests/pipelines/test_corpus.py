@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -495,8 +496,9 @@ def test_gc_removes_old_versions_once_it_was_told_to(mgvr, no_ray: None, made: M
     for uris in ([a], [a, b], [a, b, c]):
         made.commit(tmp_path / "videos", uris)
     root = tmp_path / "set"
+    yesterday = time.time() - 25 * 3600
     for path in root.rglob("*.*"):
-        os.utime(path, (0, 0))
+        os.utime(path, (yesterday, yesterday))
     made.store.write_shard(pa.table({"row": [7]}))  # of a run under way
     before = everything(root)
     dry = mgvr("gc", "--features", root, "--keep", "1", "--dry-run")

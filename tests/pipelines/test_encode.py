@@ -28,6 +28,8 @@ from mgvr_core.storage import filesystem
 from mgvr_core.video import decoders
 from mgvr_core.video.preprocess import PreprocessConfig
 from mgvr_core.video.sampling import SamplingConfig
+from pipelines import encode as job
+from pipelines import identifying
 from pipelines.encode import EncodeConfig, encode
 
 F, P, D = 4, 4, 64
@@ -216,6 +218,29 @@ def test_what_changes_is_encoded_and_what_does_not_is_left_alone(
     # The version before is as it was.
     assert repr(rows(FeatureStore(out).snapshot(first.number))) == repr(list(stored.values()))
     assert second.number == first.number + 1
+
+
+def test_what_a_killed_run_has_read_is_not_read_again(
+    ray_cluster: None, corpus, model: ModelConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a corpus that takes days to read."""
+    settings = config(tmp_path / "out", model, corpus=corpus.manifest("validation"))
+    monkeypatch.setattr(identifying, "_KEEP_EVERY_S", 0)
+
+    def killed(*values: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as dying:
+        dying.setattr(job, "decide", killed)
+        with pytest.raises(KeyboardInterrupt):
+            encode(settings)
+    assert FeatureStore(settings.out).latest() == 0
+    asked: list[str] = []
+    read = job.read_contents
+    monkeypatch.setattr(job, "read_contents", lambda uris, *rest, **more: (asked.extend(uris), read([], *rest))[1])
+    assert encode(settings).rows == 4
+    assert asked == []
+    assert not list((tmp_path / "out" / "hashed").iterdir())
 
 
 def test_another_model_takes_a_set_of_its_own_by_its_fingerprint(

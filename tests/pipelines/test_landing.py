@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,10 @@ from mgvr_core.features.store import FeatureStore
 from mgvr_core.features.verify import verify
 from mgvr_core.identity import Fingerprint
 from mgvr_core.video.sampling import SamplingConfig
-from pipelines.landing import Landing, finished, land
+from pipelines.landing import Landing, land
 from pipelines.models import FeatureMaker
 from pipelines.rates import Rates
+from pipelines.resuming import finished
 
 SHAPE = FeatureShape(frames=2, dim=4, patches=0)
 MAKER = FeatureMaker(Fingerprint({"weights": "abc"}), SamplingConfig(), SHAPE, 32, "model", ())
@@ -151,3 +153,42 @@ def test_unfinished_work_whose_shard_is_gone_heals_by_itself(store: FeatureStore
     landing = landed(store, compared, plan)
     assert landing.snapshot.rows == 3
     assert verify(landing.snapshot).problems == ()
+
+
+def test_a_record_stays_until_its_failure_is_in_the_set(store: FeatureStore) -> None:
+    """Of a file that has changed since the set knew it: another run's record, not to be taken for landed."""
+    compared, plan = planned(store)
+    encoded(store, 0, 1, 2)
+    landed(store, compared, plan)
+    failure = Failure(KEYS[1], "f" * 32, "decode", "corrupt", "no frame", 1, "pyav", AT)
+    store.record(MAKER.fingerprint, None, [], [("f" * 64, failure)])
+    landed(store, *planned(store))
+    assert len(store.pending(MAKER.fingerprint)) == 1
+
+
+def test_a_failure_that_another_run_has_landed_is_not_counted_twice(store: FeatureStore) -> None:
+    compared, plan = planned(store)
+    encoded(store, 0, 2)
+    broken(store, 1)
+    landed(store, compared, plan)
+    again = landed(store, compared, plan)
+    assert again.snapshot.number == 1
+    assert again.snapshot.contents().failures[KEYS[1]].attempts == 1
+
+
+@pytest.mark.parametrize(
+    ("failed", "repeated", "unreachable", "rate", "alarm"),
+    [
+        (1, 0, 0, 0.05, False),  # one bad file in a quiet night
+        (1, 0, 0, 0.0, True),
+        (2, 0, 0, 0.05, True),  # of 12 tried
+        (2, 2, 0, 0.05, False),  # as every night
+        (0, 0, 30, 0.05, True),  # a disk that is not mounted
+    ],
+)
+def test_what_is_news_alone_can_raise_the_alarm(
+    failed: int, repeated: int, unreachable: int, rate: float, alarm: bool
+) -> None:
+    snapshot: Any = None
+    landing = Landing(snapshot, 0, 0, 12, Counter(corrupt=failed), repeated, unreachable, 0)
+    assert (landing.alarming > landing.allowed(rate)) is alarm

@@ -14,7 +14,7 @@ from pydantic import Field
 
 from mgvr_core.config import Section, keys, section_of
 from mgvr_core.errors import MgvrError
-from pipelines import demo, encode, retrieve, train
+from pipelines import corpus, demo, encode, retrieve, train
 from pipelines.options import help_text, read_options
 
 JOBS = {
@@ -22,6 +22,15 @@ JOBS = {
     "train": (train, train.TrainConfig),
     "retrieve": (retrieve, retrieve.RetrieveConfig),
     "demo": (demo, demo.DemoConfig),
+}
+COMMANDS = {
+    "plan": corpus.PlanConfig,
+    "status": corpus.StatusConfig,
+    "failures": corpus.FailuresConfig,
+    "retry": corpus.RetryConfig,
+    "verify": corpus.VerifyConfig,
+    "gc": corpus.GcConfig,
+    "drop": corpus.DropConfig,
 }
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -36,6 +45,8 @@ class Outer(Section):
     inner: Inner = Field(Inner(), description="what is not set is as the model has it")
     names: tuple[str, ...] = Field((), description="some names")
     depth_limit: int | None = Field(None, description="how deep")
+    loud: bool = Field(False, description="tell more")
+    json_: bool = Field(False, alias="json", description="for programs")
 
 
 @pytest.fixture
@@ -60,6 +71,43 @@ def test_the_command_line_goes_over_the_file_and_the_file_over_the_defaults(file
 @pytest.mark.parametrize("argv", [["--depth_limit", "3"], ["--depth-limit", "3"], ["--depth-limit=3"]])
 def test_an_option_can_be_written_in_every_usual_way(argv: list[str]) -> None:
     assert read("--out", "a", *argv).depth_limit == 3
+
+
+@pytest.mark.parametrize(
+    ("argv", "loud"),
+    [
+        ([], False),
+        (["--loud"], True),
+        (["--loud", "--depth-limit", "3"], True),
+        (["--loud", "true"], True),
+        (["--loud", "no"], False),
+        (["--loud=false"], False),
+        (["--loud", "--loud=off"], False),
+    ],
+)
+def test_a_switch_needs_no_value_and_takes_one(argv: list[str], loud: bool) -> None:
+    assert read("--out", "a", *argv).loud is loud
+
+
+def test_what_follows_a_switch_is_not_swallowed_by_it(file) -> None:
+    assert read("--loud", file("out: a\n")) == Outer(out="a", loud=True)
+
+
+def test_an_option_goes_by_the_name_that_users_know() -> None:
+    """The word may be taken in Python."""
+    assert read("--out", "a", "--json").json_
+    assert not read("--out", "a").json_
+    with pytest.raises(MgvrError, match="unknown option --json_; did you mean json"):
+        read("--out", "a", "--json_")
+    assert "--json for programs [default False]" in " ".join(help_text(Outer, "mgvr test", None).split())
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [("x", ("x",)), ("x,y", ("x", "y")), ("x, y z", ("x", "y z")), ("[x, y]", ("x", "y")), ("[]", ()), ("*", ("*",))],
+)
+def test_a_list_can_be_written_as_words_between_commas(text: str, names: tuple[str, ...]) -> None:
+    assert read("--out", "a", "--names", text).names == names
 
 
 @pytest.mark.parametrize("text", ["2024", "no", "clip #1", "a: b", "[x]", "-x", "1e3"])
@@ -94,6 +142,11 @@ def test_what_is_wrong_is_refused_with_what_would_be_right(argv: list[str], mess
         read(*argv)
 
 
+def test_a_folder_in_the_place_of_the_file_is_told_where_it_goes(tmp_path: Path) -> None:
+    with pytest.raises(MgvrError, match=f"{tmp_path} is a folder, and only a configuration file goes without"):
+        read(str(tmp_path))
+
+
 def test_an_unknown_key_of_the_file_is_refused_with_the_nearest(file) -> None:
     with pytest.raises(MgvrError, match=r"inner\.modus: unknown key; did you mean inner\.mode\?"):
         read(file("out: a\ninner: {modus: fast}\n"))
@@ -125,10 +178,23 @@ def test_help_keeps_what_is_said_of_a_group() -> None:
     assert "what is not set is as the model has it" in help_text(Outer, "mgvr test", None)
 
 
-@pytest.mark.parametrize("job", JOBS)
-def test_every_key_of_every_job_is_described(job: str) -> None:
-    _, kind = JOBS[job]
+@pytest.mark.parametrize("kind", [*(kind for _, kind in JOBS.values()), *COMMANDS.values()])
+def test_every_key_of_every_job_is_described(kind: type[Section]) -> None:
     assert not [name for name, field in keys(kind) if not field.description]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_examples_of_a_command_are_read_by_its_own_parser(
+    command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setenv("MGVR_DATA", "runs")
+    with pytest.raises(SystemExit):
+        corpus.run([command, "--help"])
+    examples = re.findall(rf"^ +mgvr corpus {command} (.*)$", capsys.readouterr().out, flags=re.MULTILINE)
+    assert examples
+    for example in examples:
+        read_options(COMMANDS[command], f"mgvr corpus {command}", None, example.split())
 
 
 @pytest.mark.parametrize("job", JOBS)

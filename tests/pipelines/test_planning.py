@@ -74,7 +74,7 @@ class Corpus:
 
     def plan(self, **settings: Any) -> Plan:
         compared = compare_corpus(self.corpus, self.store, never, PATIENT, **settings)
-        return decide(compared, read_here(compared, PATIENT), NOW)
+        return decide(compared, read_here(compared, self.store, PATIENT), NOW)
 
 
 class Files(Corpus):
@@ -208,7 +208,7 @@ def test_a_network_that_fails_while_reading_is_given_time(
 ) -> None:
     uris = files.write("ab")
     monkeypatch.setattr(planning, "hash_video", lambda uri: Trouble("network", f"{uri}: reset"))
-    read = read_here(compare_corpus(files.corpus, files.store, never, PATIENT), PATIENT)
+    read = read_here(compare_corpus(files.corpus, files.store, never, PATIENT), files.store, PATIENT)
     assert read == {uri: Content(Trouble("network", f"{uri}: reset"), 3) for uri in uris}
     assert sorted(sleeps) == [0.5, 0.5, 1.0, 1.0]
 
@@ -218,7 +218,7 @@ def test_the_workers_of_a_cluster_read_what_this_process_reads(ray_cluster: None
     (files.folder / "empty.mp4").touch()
     (files.folder / "gone.mp4").symlink_to(files.folder / "nowhere.mp4")
     compared = compare_corpus(files.corpus, files.store, never, PATIENT)
-    here = read_here(compared, PATIENT)
+    here = read_here(compared, files.store, PATIENT)
     uris = [*compared.uris_to_read, str(files.folder / "gone.mp4")]
     there = read_contents(uris, PATIENT)
     assert list(here) == compared.uris_to_read == uris[:-1]
@@ -367,7 +367,7 @@ def test_a_hundred_thousand_videos_are_planned_without_reading_one(
 
     closed(videos)
     compared = compare_corpus(corpus, store, never, PATIENT)
-    plan = decide(compared, read_here(compared, PATIENT), NOW)
+    plan = decide(compared, read_here(compared, store, PATIENT), NOW)
     assert counted(plan) == {"unchanged": count}
     assert plan.empty
     assert compared.uris_to_read == []

@@ -59,19 +59,23 @@ def reencode(snapshot: Snapshot, config: ReencodingConfig) -> Reencoded:
     skipped = tuple(f"{source.key.uri} is not as it was encoded" for source in sample if source not in intact)
     if not intact:
         return Reencoded(skipped=skipped)
+    compute = kept.compute.resolved()
     decode = Decode(kept.decoding, maker.sampling, maker.image_size, 0, Silent())
-    model = Encode(kept.model, maker.fingerprint, kept.compute.resolved(), maker.shape, Silent())
-    batch = model(decode(_table(intact)))
+    model = Encode(kept.model, maker.fingerprint, compute, maker.shape, Silent())
     problems, cosines = [], []
-    for row, source in enumerate(intact):
-        if batch["fault"][row]:
-            problems.append(f"{source.key.uri} can't be encoded any more: {batch['fault'][row]}")
-            continue
-        stored = _stored(snapshot, source)
-        cosine = min(_cosine(stored[name], batch[name][row], stored["mask"]) for name in stored if name != "mask")
-        cosines.append(cosine)
-        if not cosine >= config.min_cosine:  # NaN is no cosine
-            problems.append(f"{source.key.uri} comes out otherwise than stored: cosine {cosine:.5f}")
+    for begin in range(0, len(intact), compute.videos_at_once):
+        part = intact[begin : begin + compute.videos_at_once]
+        batch = model(decode(_table(part)))
+        for row, source in enumerate(part):
+            if batch["fault"][row]:
+                problems.append(f"{source.key.uri} can't be encoded any more: {batch['fault'][row]}")
+                continue
+            stored = _stored(snapshot, source)
+            cosine = min(_cosine(stored[name], batch[name][row], stored["mask"]) for name in stored if name != "mask")
+            cosines.append(cosine)
+            if not cosine >= config.min_cosine:  # NaN is no cosine
+                problems.append(f"{source.key.uri} comes out otherwise than stored: cosine {cosine:.5f}")
+    decode.close()
     return Reencoded(len(intact), min(cosines, default=None), skipped, tuple(problems))
 
 
