@@ -6,16 +6,24 @@ import os
 import re
 import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import pyarrow as pa
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mgvr_core.config import parse
 from mgvr_core.features.schema import tensor_column
 from mgvr_core.model.load import ModelConfig
+from pipelines.decoding import Decode
 from pipelines.encode import EncodeConfig, encode
+from pipelines.encoding import Encode
+from pipelines.models import feature_maker
 from pipelines.rates import STAGES, Rates, rate_rows
+from pipelines.writing import Write
 
 MEASURES = {"decode_s": 80.0, "encode_s": 20.0, "write_s": 5.0, "video_s": 7200.0, "peak_bytes": 3.0 * 2**30}
 WORKERS = {"decode": 4, "encode": 1, "write": 1}
@@ -101,19 +109,52 @@ def test_where_the_measures_are_lost_nothing_is_made_up() -> None:
     assert not {"cost", *(f"{name}_videos_per_second" for name in STAGES)} & record.keys()
 
 
-def test_a_real_run_says_what_can_be_seen_from_outside(
-    ray_cluster: None, corpus, model: ModelConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    settings = {
-        "out": str(tmp_path),
+def job(out: Path, corpus, model: ModelConfig) -> dict[str, Any]:
+    return {
+        "out": str(out),
         "corpus": corpus.manifest("test"),
         "model": model,
         "features": {"rows_per_shard": 5},
         "decoding": {"workers": 2},
         "price_per_hour": 3.6,
     }
+
+
+class Recorder:
+    """Stands in for the counter's handle: keeps what the stages report."""
+
+    def __init__(self) -> None:
+        self.peaks: dict[str, int] = {}
+        self.add, self.measure = self, SimpleNamespace(remote=self._measure)
+
+    def remote(self, *values: object) -> None:
+        pass
+
+    def _measure(self, measures: dict[str, float], process: str = "", peak: int = 0) -> None:
+        self.peaks |= {name: peak for name, value in measures.items() if name != "video_s" and value > 0}
+
+
+def test_every_stage_reports_its_time_and_its_memory(corpus, model: ModelConfig, tmp_path: Path) -> None:
+    recorder, config = Recorder(), parse(EncodeConfig, job(tmp_path, corpus, model), source="the test")
+    maker = feature_maker(model, config.sampling, config.decoding.version(), True, config.compute)
+    uri = str(corpus.folder / "test" / "test-00000.mp4")
+    row = {"id": "a", "uri": uri, "content_hash": "0", "start": None, "end": None}
+    threads = torch.get_num_threads()
+    decode = Decode(config.decoding, maker.sampling, maker.image_size, 0, recorder)
+    model_stage = Encode(model, maker.fingerprint, config.compute.resolved(), maker.shape, recorder)
+    write = Write(config.out, "corpus", maker.shape, maker.fingerprint, "pyav", "run", recorder)
+    write(model_stage(decode(pa.Table.from_pylist([row]))))
+    decode.close()
+    torch.set_num_threads(threads)
+    assert recorder.peaks.keys() == {"decode_s", "encode_s", "write_s"}
+    assert min(recorder.peaks.values()) > 50 << 20  # this process's own, which holds PyTorch
+
+
+def test_a_real_run_says_what_can_be_seen_from_outside(
+    ray_cluster: None, corpus, model: ModelConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     began = time.monotonic()
-    snapshot = encode(parse(EncodeConfig, settings, source="the test"))
+    snapshot = encode(parse(EncodeConfig, job(tmp_path, corpus, model), source="the test"))
     took = time.monotonic() - began
     run = snapshot.about["run"]
     assert (run["encoded"], run["tried"]) == (12, 12)

@@ -474,7 +474,8 @@ def test_when_a_plan_is_done_the_same_listing_asks_for_nothing(history: list[tup
 def test_when_a_plan_is_done_every_video_has_its_own_features_or_a_reason(history: list[tuple[str, World]]) -> None:
     files = Set()
     for corpus, world in history:
-        others = {key: source for key, source in files.head.sources.items() if key.corpus != corpus}
+        before = files.head.sources
+        others = {key: source for key, source in before.items() if key.corpus != corpus}
         plan = files.run(world, corpus)
         listed = {Key(corpus, uri, file.start, file.end): file for uri, file in world.items()}
         mine = {key: source for key, source in files.head.sources.items() if key.corpus == corpus}
@@ -487,6 +488,7 @@ def test_when_a_plan_is_done_every_video_has_its_own_features_or_a_reason(histor
         assert len(set(by_content.values())) == len(by_content)
         if not plan.counts["unreachable"]:
             for key, file in listed.items():
-                readable = not (file.look or file.read)
                 assert mine[key].place is None or mine[key].content_hash == digest(file.text)
-                assert (mine[key].place is not None) == (readable and not file.text.startswith("bad"))
+                if mine[key] != before.get(key):  # what looks as it did is not read, whatever would come of it
+                    readable = not (file.look or file.read)
+                    assert (mine[key].place is not None) == (readable and not file.text.startswith("bad"))
