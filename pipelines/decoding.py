@@ -20,6 +20,7 @@ from pydantic import Field
 
 from mgvr_core.config import Section
 from mgvr_core.corpus.files import Trouble, local_copy, look_at, persist, trouble
+from mgvr_core.features.contents import now
 from mgvr_core.scratch import sweep
 from mgvr_core.video.decoders import FAULTS, Clip, DecodeError, Request, chain_version
 from mgvr_core.video.sampling import SamplingConfig
@@ -37,7 +38,7 @@ Batch = dict[str, Any]
 
 def fault(stage: str, kind: str, message: str, attempts: int = 1) -> str:
     """What went wrong with a video, as one text to travel with its row."""
-    return json.dumps({"stage": stage, "kind": kind, "message": message, "attempts": attempts})
+    return json.dumps({"stage": stage, "kind": kind, "message": message, "attempts": attempts, "at": now()})
 
 
 class DecodingConfig(Section):

@@ -141,12 +141,13 @@ def encode(config: EncodeConfig, only_retries: bool = False) -> Snapshot:
         done = finished(store, maker.fingerprint, plan, config.tries_again)
         store.renew(done.used(plan))
         rows = done.left
+        taken_up = len(plan.encode) - len(rows)
         print(summary("encode: plan", describe(plan, store, len(rows), config.price_per_hour)), file=sys.stderr)
         if len(rows):
             rates = _run(config, maker, store, plan, rows, began)
     landing = land(store, maker, plan, compared, about(config, maker), rates)
     readings.forget(store.storage, kept)
-    print(_summary(landing, plan, rates))
+    print(_summary(landing, plan, rates, taken_up))
     if landing.alarming > landing.allowed(config.max_failure_rate):
         lost = f" and {landing.unreachable} could not be reached" if landing.unreachable else ""
         raise JobError(
@@ -224,7 +225,7 @@ def pipeline(config: EncodeConfig, maker: FeatureMaker, url: str, corpus: str, r
     )
 
 
-def _summary(landing: Landing, plan: Plan, rates: Rates) -> str:
+def _summary(landing: Landing, plan: Plan, rates: Rates, taken_up: int) -> str:
     snapshot = landing.snapshot
     listed = sum(count for name, count in plan.counts.items() if name != "deleted")
     counts = {
@@ -240,6 +241,7 @@ def _summary(landing: Landing, plan: Plan, rates: Rates) -> str:
     written = "nothing new" if snapshot.number == landing.parent else f"snapshot {snapshot.number}"
     rows = {
         "videos": f"{listed} listed, " + ", ".join(f"{count} {name}" for name, count in counts.items()),
+        **({"taken up": f"{taken_up} of them, that another run had done"} if taken_up else {}),
         "failures": kinds,
         "feature set": f"{snapshot.url}, {written}: {snapshot.rows} videos in {len(snapshot.shards)} shards",
         "fingerprint": snapshot.fingerprint.digest,

@@ -73,6 +73,13 @@ def status(config: StatusConfig) -> None:
       mgvr corpus status --features runs/features
     """
     store = config.store()
+    if not store.latest() and (records := len(store.storage.entries("pending"))):
+        unfinished = {"features": store.url, "snapshot": None, "pending_records": records}
+        lines = {
+            "feature set": f"{store.url}, no version yet",
+            "unfinished": f"{records} parts of a run under way or killed: mgvr encode takes them up",
+        }
+        return print_json(unfinished) if config.json_ else print(summary("corpus status", lines))
     snapshot = store.snapshot()
     document = _status(store, snapshot)
     if config.json_:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from mgvr_core.features.contents import Failure, Key, now
+from mgvr_core.features.contents import Failure, Key
 from mgvr_core.features.schema import FeatureShape, build_table, feature_schema
 from mgvr_core.features.store import FeatureStore
 from mgvr_core.identity import Fingerprint
@@ -60,7 +60,7 @@ class Write:
 
     def _failure(self, row: dict[str, Any]) -> Failure:
         key = Key(self._corpus, str(row["uri"]), _or_none(float(row["start"])), _or_none(float(row["end"])))
-        return Failure(key=key, id=str(row["id"]), decoder=self._decoders, at=now(), **json.loads(row["fault"]))
+        return Failure(key=key, id=str(row["id"]), decoder=self._decoders, **json.loads(row["fault"]))
 
 
 def _or_none(value: Any) -> Any:

@@ -20,7 +20,7 @@ from mgvr_core.features.contents import Change, Failure, Key, Place, Source
 from mgvr_core.features.schema import tensor_column
 from mgvr_core.features.snapshot import Snapshot
 from mgvr_core.features.store import FeatureStore
-from mgvr_core.identity import hash_file
+from mgvr_core.identity import Fingerprint, hash_file
 from mgvr_core.model.load import ModelConfig
 from mgvr_core.storage import filesystem
 from pipelines import corpus as job
@@ -540,3 +540,14 @@ def test_a_corpus_is_dropped_by_its_address_and_the_others_stay(
     assert len(made.store.snapshot(2).sources()) == 4
     assert mgvr("drop", "--features", "set", "--corpus", "s3://bucket/v/").code == 0
     assert (made.store.snapshot().rows, made.store.snapshot().sources()) == (0, {})
+
+
+def test_the_status_of_a_first_run_that_was_killed_tells_of_its_work(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Else its folder looks as if it could go."""
+    FeatureStore(tmp_path).record(Fingerprint({"weights": "a"}), None, [], [])
+    assert job.run(["status", "--features", str(tmp_path)]) == 0
+    assert "1 parts of a run under way or killed" in capsys.readouterr().out
+    assert job.run(["status", "--features", str(tmp_path), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["pending_records"] == 1
