@@ -34,7 +34,7 @@ from mgvr_core.datasets.scenes import SPLITS, ProceduralConfig, Split, count
 from mgvr_core.errors import MgvrError
 from mgvr_core.evaluation.report import Direction, Report
 from mgvr_core.model.load import ModelConfig
-from mgvr_core.model.optimiser import OptimiserConfig
+from mgvr_core.training.optimiser import OptimiserConfig
 from mgvr_core.video.sampling import SamplingConfig
 from pipelines.encode import EncodeConfig, FeaturesConfig, encode
 from pipelines.measuring import ReportConfig

@@ -31,8 +31,8 @@ from mgvr_core.datasets.manifest import CorpusConfig
 from mgvr_core.errors import MgvrError
 from mgvr_core.model import checkpoint
 from mgvr_core.model.load import ModelConfig, load_model
-from mgvr_core.model.losses import LossConfig
-from mgvr_core.model.optimiser import OptimiserConfig
+from mgvr_core.training.losses import LossConfig
+from mgvr_core.training.optimiser import OptimiserConfig
 from mgvr_core.video.decoders import decoder_version
 from mgvr_core.video.sampling import SamplingConfig
 from pipelines.clips import ClipFiles, decode_clips

@@ -19,12 +19,12 @@ from torch.nn.functional import normalize
 from mgvr_core.evaluation.metrics import positions_from_scores, ranks, recall_at
 from mgvr_core.model import checkpoint
 from mgvr_core.model.eercf import EERCF, MAX_LOGIT_SCALE
-from mgvr_core.model.gather import average_gradients, gather
-from mgvr_core.model.losses import LossConfig, Losses, eercf_loss
-from mgvr_core.model.optimiser import OptimiserConfig, build_optimiser, build_schedule
 from mgvr_core.model.tokenizer import Tokenizer, tokenizer_of
 from mgvr_core.scoring.features import VideoFeatures
 from mgvr_core.scoring.fusion import FusionWeights, fuse, score_each
+from mgvr_core.training.gather import average_gradients, gather
+from mgvr_core.training.losses import LossConfig, Losses, eercf_loss
+from mgvr_core.training.optimiser import OptimiserConfig, build_optimiser, build_schedule
 from mgvr_core.video.preprocess import PreprocessConfig
 from pipelines.clips import Clips
 from pipelines.models import DeviceConfig, preprocessing, text_vectors

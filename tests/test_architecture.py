@@ -31,6 +31,7 @@ ALLOWED = {
     "evaluation": {"scoring"},
     "model": {"scoring"},
     "retrieval": {"features", "scoring"},
+    "training": {"model", "scoring", "scratch"},
 }
 
 LONGEST_MODULE = 400

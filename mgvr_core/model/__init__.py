@@ -1,1 +1,1 @@
-"""The multi-granularity model: CLIP's towers, the temporal encoder, the losses and the checkpoints."""
+"""The multi-granularity model: CLIP's towers, the temporal encoder, and the checkpoints."""

@@ -13,8 +13,8 @@ from torch.nn.functional import normalize
 
 from mgvr_core.errors import MgvrError
 from mgvr_core.model.eercf import EERCF
-from mgvr_core.model.losses import LossConfig, eercf_loss
 from mgvr_core.scoring.features import VideoFeatures
+from mgvr_core.training.losses import LossConfig, eercf_loss
 
 Build = Callable[..., EERCF]
 

@@ -16,7 +16,6 @@ from torch.nn.functional import normalize
 
 from mgvr_core.model.eercf import EERCF
 from mgvr_core.model.load import ModelConfig, load_model
-from mgvr_core.model.losses import LossConfig, eercf_loss, pearson_constraint
 from mgvr_core.retrieval import coarse, two_stage
 from mgvr_core.retrieval.rerank import Reranker, score_pairs
 from mgvr_core.scoring.features import VideoFeatures
@@ -24,6 +23,7 @@ from mgvr_core.scoring.fusion import FusionWeights, score_each
 from mgvr_core.scoring.tib_frame import tib_frame_vector
 from mgvr_core.scoring.tib_patch import tib_patch_vector
 from mgvr_core.scoring.video import project_text
+from mgvr_core.training.losses import LossConfig, eercf_loss, pearson_constraint
 
 DEFAULT = Path(__file__).resolve().parents[3] / ".." / "shared" / "reference"
 

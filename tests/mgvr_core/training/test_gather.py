@@ -16,11 +16,11 @@ from torch import distributed as dist
 from torch.nn.functional import normalize
 
 from mgvr_core.model import checkpoint
-from mgvr_core.model import gather as gathering
 from mgvr_core.model.eercf import EERCF
-from mgvr_core.model.gather import average_gradients, gather
-from mgvr_core.model.losses import LossConfig, eercf_loss
 from mgvr_core.scoring.features import VideoFeatures
+from mgvr_core.training import gather as gathering
+from mgvr_core.training.gather import average_gradients, gather
+from mgvr_core.training.losses import LossConfig, eercf_loss
 
 PAIRS, WORKERS = 6, 2
 Gradients = dict[str, Tensor]

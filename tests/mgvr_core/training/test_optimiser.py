@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mgvr_core.model.eercf import EERCF
-from mgvr_core.model.optimiser import OptimiserConfig, build_optimiser, build_schedule
+from mgvr_core.training.optimiser import OptimiserConfig, build_optimiser, build_schedule
 
 Build = Callable[..., EERCF]
 

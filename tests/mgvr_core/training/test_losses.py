@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from mgvr_core.model.eercf import EERCF
-from mgvr_core.model.losses import LossConfig, eercf_loss, pearson_constraint, symmetric_cross_entropy
 from mgvr_core.scoring.features import VideoFeatures
+from mgvr_core.training.losses import LossConfig, eercf_loss, pearson_constraint, symmetric_cross_entropy
 
 Build = Callable[..., EERCF]
 

@@ -1,0 +1,5 @@
+"""The small models of `small_models.py` as fixtures."""
+
+from small_models import captions, seed, tiny_model
+
+__all__ = ["captions", "seed", "tiny_model"]
