@@ -42,7 +42,7 @@ class Encode:
         good = batch["fault"] == ""
         features = self._features(pixels[good], mask[good]) if good.any() else {}
         for name, shape in self._columns().items():
-            values = np.zeros((len(good), *shape), np.float16)
+            values = np.zeros((len(good), *shape), np.float32 if name == "frame_norms" else np.float16)
             if name in features:
                 values[good] = features[name]
             batch[name] = values
@@ -58,17 +58,20 @@ class Encode:
         self._counter.measure.remote({"encode_s": time.perf_counter() - began}, *peak_memory())
         return batch
 
-    def _features(self, pixels: NDArray[np.uint8], mask: NDArray[np.bool_]) -> dict[str, NDArray[np.float16]]:
+    def _features(self, pixels: NDArray[np.uint8], mask: NDArray[np.bool_]) -> dict[str, NDArray[np.floating]]:
         valid = torch.from_numpy(mask).to(self._device)
         images = self._preprocess.normalise(torch.from_numpy(pixels).to(self._device))  # (B, F, 3, S, S)
         with torch.inference_mode(), self._compute.autocast():
-            made = self._model.encode_videos(images, valid, patches=self._shape.patches > 0)
+            frames, patches = self._model.encode_frames(images, valid, patches=self._shape.patches > 0)
+            made = self._model.video_features(frames, patches, valid)
+            norms = torch.linalg.vector_norm(frames, dim=-1, dtype=torch.float32)  # (B, F)
         columns = {"video": made.video, "frames": made.frames, "temporal": made.temporal}
         if made.patches is not None:
             columns["patches"] = made.patches
-        return {name: values.half().cpu().numpy() for name, values in columns.items()}
+        features = {name: values.half().cpu().numpy() for name, values in columns.items()}
+        return features | {"frame_norms": norms.cpu().numpy()}
 
     def _columns(self) -> dict[str, tuple[int, ...]]:
         F, D, P = self._shape.frames, self._shape.dim, self._shape.patches
-        columns: dict[str, tuple[int, ...]] = {"video": (D,), "frames": (F, D), "temporal": (F, D)}
+        columns: dict[str, tuple[int, ...]] = {"video": (D,), "frames": (F, D), "frame_norms": (F,), "temporal": (F, D)}
         return columns | {"patches": (F, P, D)} if P else columns

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from mgvr_core.errors import MgvrError
 from mgvr_core.identity import Fingerprint
 
-SCHEMA_VERSION = 2
-"""1: without the column `decoder`."""
+SCHEMA_VERSION = 3
+"""1: without the column `decoder`. 2: without `frame_norms`."""
 _VERSION_KEY, _FINGERPRINT_KEY = b"mgvr.schema_version", b"mgvr.fingerprint"
 
 
@@ -50,6 +50,8 @@ def feature_schema(shape: FeatureShape, fingerprint: Fingerprint) -> pa.Schema:
         pa.field("mask", pa.fixed_shape_tensor(pa.uint8(), [F]), nullable=False),  # 1: a frame, 0: padding
         pa.field("video", pa.fixed_shape_tensor(half, [D]), nullable=False),
         pa.field("frames", pa.fixed_shape_tensor(half, [F, D]), nullable=False),
+        # length of each frame's vector before it was normalised; 0: padding; null: not written down
+        pa.field("frame_norms", pa.fixed_shape_tensor(pa.float32(), [F])),
         pa.field("temporal", pa.fixed_shape_tensor(half, [F, D]), nullable=False),
     ]
     if shape.patches:
@@ -68,8 +70,16 @@ def build_table(columns: Mapping[str, Any], schema: pa.Schema) -> pa.Table:
 
 
 def tensor_column(table: pa.Table, name: str) -> NDArray[Any]:
-    """A tensor column as one array (n, …) in its stored dtype."""
+    """A tensor column as one array (n, …) in its stored dtype.
+
+    Raises MgvrError for one that holds nulls: what an older schema did not keep has no value to stand for it.
+    """
     column = table.column(name)
+    if column.null_count:
+        raise MgvrError(
+            f"{name} is missing in {column.null_count} of {len(column)} videos: an older version of mgvr encoded them "
+            "and did not keep it. Encode the corpus again, into another --out"
+        )
     if column.num_chunks == 1:
         return np.asarray(column.chunk(0).to_numpy_ndarray())
     shape = column.type.shape
@@ -84,15 +94,25 @@ def shape_of(schema: pa.Schema) -> FeatureShape:
     return FeatureShape(frames=F, dim=D, patches=patches)
 
 
-def upgrade(table: pa.Table, columns: Sequence[str] | None = None) -> pa.Table:
-    """A shard's table, or some columns of it, as the current schema has it; what older versions lacked is null."""
+def upgrade(table: pa.Table, columns: Sequence[str] | None = None, whole: pa.Schema | None = None) -> pa.Table:
+    """A shard's table, or some columns of it, as the current schema has it; what older versions lacked is null.
+
+    `whole` is the shard's schema, which tells its sizes; it is needed with `columns` alone.
+    """
     version = int((table.schema.metadata or {}).get(_VERSION_KEY, SCHEMA_VERSION))
     if version == SCHEMA_VERSION:
         return table
-    if columns is None or "decoder" in columns:
-        at = table.schema.names.index("timestamps") if columns is None else table.num_columns
-        table = table.add_column(at, pa.field("decoder", pa.string()), pa.nulls(len(table), pa.string()))
     fingerprint = fingerprint_of(table.schema, "a shard")
+    added = {"decoder": pa.string()}
+    whole = whole or table.schema
+    if "timestamps" in whole.names:  # one number a frame in either; a shard that has lost it is for verify to name
+        added["frame_norms"] = whole.field("timestamps").type
+    for name, kind in added.items():
+        if name not in table.schema.names and (columns is None or name in columns):
+            table = table.append_column(pa.field(name, kind), _nulls(len(table), kind))
+    if columns is None:
+        order = feature_schema(FeatureShape(1, 1, 1), fingerprint).names
+        table = table.select([name for name in order if name in table.schema.names])
     return table.replace_schema_metadata(_metadata(fingerprint))
 
 
@@ -121,13 +141,19 @@ def _metadata(fingerprint: Fingerprint) -> dict[bytes, str]:
     return {_VERSION_KEY: str(SCHEMA_VERSION), _FINGERPRINT_KEY: json.dumps(dict(fingerprint.parts))}
 
 
+def _nulls(n: int, kind: pa.DataType) -> pa.Array:
+    if isinstance(kind, pa.FixedShapeTensorType):
+        return pa.ExtensionArray.from_storage(kind, pa.nulls(n, kind.storage_type))
+    return pa.nulls(n, kind)
+
+
 def _to_arrow(values: Any, field: pa.Field) -> pa.Array:
     if not isinstance(field.type, pa.FixedShapeTensorType):
         return pa.array(list(values), type=field.type)
     stored = np.ascontiguousarray(values, dtype=field.type.value_type.to_pandas_dtype())
     if stored.shape[1:] != tuple(field.type.shape):
         raise ValueError(f"column {field.name} has shape {stored.shape[1:]}, the schema wants {field.type.shape}")
-    if stored.dtype == np.float16 and not np.isfinite(stored).all():
+    if field.name != "timestamps" and not np.isfinite(stored).all():  # there NaN is padding
         raise ValueError(f"column {field.name} holds NaN or infinity")
     flat = pa.array(stored.reshape(-1), type=field.type.value_type)
     width = int(np.prod(stored.shape[1:]))

@@ -73,16 +73,19 @@ class Snapshot:
         Raises MgvrError where it can't be read, carries another fingerprint, or is not as long as the snapshot says.
         """
         where = f"{self.url}/{shard.path}"
+        whole = present = None
         with self._reading(shard.path):
-            # A column that an older schema lacks is added by the upgrade.
-            present = None if columns is None else self._present(shard, columns)
+            if columns is not None:
+                whole = self.storage.read_schema(shard.path)
+                # A column that an older schema lacks is added by the upgrade.
+                present = [name for name in columns if name in whole.names]
             table = self.storage.read_table(shard.path, present)
         differences = self.fingerprint.differences(fingerprint_of(table.schema, where))
         if differences:
             raise MgvrError(f"shard {where} does not belong to snapshot {self.number}: {'; '.join(differences)}")
         if len(table) != shard.rows:
             raise MgvrError(f"shard {where} has {len(table)} rows, snapshot {self.number} says {shard.rows}")
-        table = upgrade(table, columns)
+        table = upgrade(table, columns, whole)
         if columns is not None:
             missing = [name for name in columns if name not in table.schema.names]
             if missing:
@@ -91,10 +94,6 @@ class Snapshot:
         if shard.removed:
             table = table.take(pa.array(np.setdiff1d(np.arange(shard.rows), shard.removed)))
         return table
-
-    def _present(self, shard: ShardInfo, columns: Sequence[str]) -> list[str]:
-        names = self.storage.read_schema(shard.path).names
-        return [name for name in columns if name in names]
 
     def schema(self) -> pa.Schema:
         """The schema of the shards, of which there must be one."""
@@ -105,6 +104,18 @@ class Snapshot:
     def tables(self, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
         """All shards in order, one at a time."""
         return (self.read_shard(shard, columns) for shard in self.shards)
+
+    def require(self, column: str) -> None:
+        """Raise MgvrError where videos of the set have no value in a column: encoded before such a one was kept.
+
+        Reads the column of every shard.
+        """
+        missing = sum(table[column].null_count for table in self.tables([column]))
+        if missing:
+            raise MgvrError(
+                f"{missing} of {self.rows} videos of {self.url} (snapshot {self.number}) have no {column}: an older "
+                "version of mgvr encoded them and did not keep it. Encode the corpus again, into another --out"
+            )
 
     def sources(self) -> dict[Key, Source]:
         """Every listed video. Of a set without sources (format 1), its rows and failures: files were not looked at."""

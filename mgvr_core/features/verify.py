@@ -32,7 +32,7 @@ class Findings:
 
 
 def verify(snapshot: Snapshot, report: Callable[[int], None] = lambda rows: None) -> Findings:
-    """Hashes, schema, fingerprint, unique ids, finite numbers, norms, and that sources and rows belong together.
+    """Hashes, schema, fingerprint, unique ids, finite numbers, lengths, and that sources and rows belong together.
 
     `report` is called with the number of rows after each shard.
     """
@@ -121,6 +121,8 @@ def _schema_problems(
             yield f"{shard.path} has no column {field.name}"
         elif table.schema.field(field.name).type != field.type:
             yield f"{shard.path}: {field.name} is {table.schema.field(field.name).type}, not {field.type}"
+        elif not field.nullable and table[field.name].null_count:
+            yield f"{shard.path}: {field.name} is null in {table[field.name].null_count} rows"
     if "patches" in table.schema.names and not shape.patches:
         yield f"{shard.path} has patches, which the shards before have not"
 
@@ -145,3 +147,8 @@ def _feature_problems(shard: ShardInfo, table: pa.Table) -> Iterator[str]:
             off &= np.repeat(mask, norms.shape[1] // mask.shape[1], axis=1)
         if off.any():
             yield f"{shard.path}: {column} of {names[int(off.any(axis=1).argmax())]} is not of unit length"
+    known = table["frame_norms"].is_valid().to_numpy()  # (n,)
+    lengths = tensor_column(table.filter(known), "frame_norms")  # (m, F)
+    bad = ~(np.isfinite(lengths) & ((lengths > 0) | ~mask[known])).all(axis=1)
+    if bad.any():
+        yield f"{shard.path}: frame_norms of {names[int(np.flatnonzero(known)[bad.argmax()])]} holds what is no length"

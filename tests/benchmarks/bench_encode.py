@@ -282,7 +282,13 @@ def sleeping(seconds: float) -> type:
         def __init__(self, model: Any, expected: Any, compute: Any, shape: Any, counter: Any) -> None:
             self._counter = counter
             F, D, P = shape.frames, shape.dim, shape.patches
-            self._shapes = {"video": (D,), "frames": (F, D), "temporal": (F, D), "patches": (F, P, D)}
+            self._shapes = {
+                "video": (D,),
+                "frames": (F, D),
+                "frame_norms": (F,),
+                "temporal": (F, D),
+                "patches": (F, P, D),
+            }
 
         def __call__(self, batch: Batch) -> Batch:
             time.sleep(seconds * len(batch.pop("pixels")))

@@ -73,6 +73,13 @@ def test_the_features_are_what_the_model_says_of_the_frames(features: Snapshot, 
                 # Unit vectors in half precision, and sums whose order depends on the batch.
                 np.testing.assert_allclose(valid, made, rtol=0, atol=1e-3)
                 assert key == "video" or not stored[key][n:].any()
+            with torch.inference_mode():
+                plain, _ = loaded.encode_frames(pixels, torch.ones(1, n, dtype=torch.bool), patches=False)  # (1, n, D)
+            norms = tensor_column(table, "frame_norms")[row]
+            assert norms.dtype == np.float32
+            np.testing.assert_allclose(norms[:n], plain[0].norm(dim=-1).numpy(), rtol=1e-4)
+            assert not norms[n:].any()
+            assert abs(norms[:n] - 1).min() > 1e-3  # else unit vectors would pass for these
             times = tensor_column(table, "timestamps")[row]
             np.testing.assert_allclose(times[:n], clip.timestamps, atol=1e-6)
             assert np.isnan(times[n:]).all()

@@ -109,7 +109,7 @@ def require_same(one: Snapshot, other: Snapshot) -> None:
     )
     assert mine.keys() == theirs.keys()
     assert one.rows == len(mine)
-    tensors = ("timestamps", "video", "frames", "temporal", "patches")
+    tensors = ("timestamps", "video", "frames", "frame_norms", "temporal", "patches")
     for name, row in mine.items():
         for column, value in row.items():
             if column in tensors:

@@ -56,6 +56,7 @@ def encoded(store: FeatureStore, *rows: int) -> ShardInfo:
         "timestamps": np.zeros((n, 2)),
         "mask": np.ones((n, 2)),
         "video": np.eye(4)[list(rows)],
+        "frame_norms": np.ones((n, 2)),
         **dict.fromkeys(("frames", "temporal"), np.eye(4)[[[row, row] for row in rows]]),
     }
     shard = store.write_shard(build_table(columns, feature_schema(SHAPE, MAKER.fingerprint)))

@@ -420,7 +420,7 @@ def three_frames(features: Snapshot, commit_tables, tmp_path_factory: pytest.Tem
     tables = []
     for table in features.tables():
         columns: dict[str, Any] = {name: table[name].to_pylist() for name in schema.names if name in table.schema.names}
-        for name in ("timestamps", "mask", "frames", "temporal"):
+        for name in ("timestamps", "mask", "frames", "frame_norms", "temporal"):
             columns[name] = tensor_column(table, name)[:, :3]
         columns["video"] = tensor_column(table, "video")
         tables.append(build_table(columns, schema))

@@ -54,6 +54,7 @@ def columns() -> Columns:
             "mask": mask,
             "video": unit(),
             "frames": unit(F).astype(np.float32),
+            "frame_norms": random.uniform(0.5, 12, (n, F)) * mask,
             "temporal": unit(F).astype(np.float16),
             "patches": unit(F, P),
             "thumbnail": [b"\xff\xd8 a picture"] * (n - 1) + [None] * min(n, 1),

@@ -37,6 +37,7 @@ SHAPES = {
     "mask": (3,),
     "video": (4,),
     "frames": (3, 4),
+    "frame_norms": (3,),
     "temporal": (3, 4),
     "patches": (3, 2, 4),
 }
@@ -44,7 +45,9 @@ PLAIN = ("id", "uri", "content_hash", "start", "end", "duration", "fps", "decode
 
 
 def stored(name: str, values: object) -> np.ndarray:
-    return np.asarray(values).astype({"timestamps": np.float32, "mask": np.uint8}.get(name, np.float16))
+    return np.asarray(values).astype(
+        {"timestamps": np.float32, "mask": np.uint8, "frame_norms": np.float32}.get(name, np.float16)
+    )
 
 
 @pytest.fixture
@@ -87,7 +90,7 @@ def test_pandas_reads_every_column(columns: Columns, shard: Path) -> None:
 
 def test_the_file_says_what_made_it(shard: Path) -> None:
     metadata = pq.read_schema(shard).metadata
-    assert metadata[b"mgvr.schema_version"] == b"2"
+    assert metadata[b"mgvr.schema_version"] == b"3"
     assert json.loads(metadata[b"mgvr.fingerprint"])["activation"] == "quickgelu"
     assert fingerprint_of(pq.read_schema(shard), str(shard)).parts["sampling"] == {"frames": 3, "fps": 1.0}
 
@@ -128,6 +131,14 @@ def test_a_feature_that_is_no_number_is_refused(columns: Columns, name: str, val
         build_table(broken, feature_schema(FeatureShape(3, 4, 2), Fingerprint({})))
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_length_that_is_no_number_is_refused(columns: Columns, value: float) -> None:
+    broken = columns()
+    broken["frame_norms"][2, 0] = value
+    with pytest.raises(ValueError, match="column frame_norms holds NaN or infinity"):
+        build_table(broken, feature_schema(FeatureShape(3, 4, 2), Fingerprint({})))
+
+
 def test_a_feature_of_another_shape_is_refused(columns: Columns) -> None:
     broken = columns()
     broken["frames"] = broken["frames"].transpose(0, 2, 1)
@@ -150,33 +161,65 @@ def test_a_file_of_another_kind_is_refused(tmp_path: Path) -> None:
 
 def test_a_newer_schema_is_refused(table: Table) -> None:
     schema = table().schema
-    newer = schema.with_metadata(schema.metadata | {b"mgvr.schema_version": b"3"})
-    with pytest.raises(MgvrError, match=r"s\.parquet has schema version 3, this program reads up to 2: use the"):
+    newer = schema.with_metadata(schema.metadata | {b"mgvr.schema_version": b"4"})
+    with pytest.raises(MgvrError, match=r"s\.parquet has schema version 4, this program reads up to 3: use the"):
         fingerprint_of(newer, "s.parquet")
 
 
+LACKED = {1: ["decoder", "frame_norms"], 2: ["frame_norms"]}
+CURRENT = Fingerprint({"weights": "abc", "schema": 3})
+
+
+@pytest.fixture(params=LACKED)
+def version(request: pytest.FixtureRequest) -> int:
+    return int(request.param)
+
+
 @pytest.fixture
-def old(table: Table) -> pa.Table:
-    """A shard of schema version 1: without the decoder, and with its version among the parts of the fingerprint."""
-    made = table(fingerprint=Fingerprint({"weights": "abc", "schema": 1}))
-    return made.drop_columns("decoder").replace_schema_metadata(made.schema.metadata | {b"mgvr.schema_version": b"1"})
+def old(table: Table, version: int) -> pa.Table:
+    """A shard of an older schema: without some columns, and with its version among the parts of the fingerprint."""
+    made = table(fingerprint=Fingerprint({"weights": "abc", "schema": version}))
+    metadata = made.schema.metadata | {b"mgvr.schema_version": str(version).encode()}
+    return made.drop_columns(LACKED[version]).replace_schema_metadata(metadata)
 
 
-def test_a_shard_of_an_older_schema_is_read_as_one_of_the_current(old: pa.Table, table: Table) -> None:
-    current = table(fingerprint=Fingerprint({"weights": "abc", "schema": 2}))
+def test_a_shard_of_an_older_schema_is_read_as_one_of_the_current(old: pa.Table, version: int, table: Table) -> None:
+    current = table(fingerprint=CURRENT)
     upgraded = upgrade(old)
     assert upgraded.schema.equals(current.schema, check_metadata=True)
-    assert upgraded["decoder"].to_pylist() == [None] * 5
-    assert upgraded.drop_columns(["decoder", "timestamps"]).equals(current.drop_columns(["decoder", "timestamps"]))
+    for name in LACKED[version]:
+        assert upgraded[name].to_pylist() == [None] * 5
+    apart = [*LACKED[version], "timestamps"]  # its NaN equals nothing
+    assert upgraded.drop_columns(apart).equals(current.drop_columns(apart))
     assert len(pa.concat_tables([upgraded, current])) == 10
 
 
-def test_some_columns_of_an_older_schema_are_no_more_than_those(old: pa.Table) -> None:
-    assert upgrade(old.select(["id"]), ["id"]).schema.names == ["id"]
-    assert upgrade(old.select(["id"]), ["id", "decoder"]).to_pydict() == {
-        "id": [f"v{i}" for i in range(5)],
-        "decoder": [None] * 5,
-    }
+def test_some_columns_of_an_older_schema_are_no_more_than_those(old: pa.Table, version: int) -> None:
+    whole = old.schema
+    assert upgrade(old.select(["id"]), ["id"], whole).schema.names == ["id"]
+    names = ["id", *LACKED[version]]
+    some = upgrade(old.select(["id"]), names, whole)
+    nulls = {name: [None] * 5 for name in LACKED[version]}
+    assert some.to_pydict() == {"id": [f"v{i}" for i in range(5)], **nulls}
+    assert some.schema.field("frame_norms").type == pa.fixed_shape_tensor(pa.float32(), [3])
+
+
+def test_what_an_older_schema_lacked_survives_parquet_as_missing(old: pa.Table, table: Table, tmp_path: Path) -> None:
+    both = pa.concat_tables([upgrade(old), table(2, first=5, fingerprint=CURRENT)])
+    pq.write_table(both, tmp_path / "both.parquet")
+    read = pq.read_table(tmp_path / "both.parquet")
+    assert read.schema.equals(both.schema, check_metadata=True)
+    assert read["frame_norms"].null_count == 5
+    known = read.filter(read["frame_norms"].is_valid())
+    np.testing.assert_array_equal(tensor_column(known, "frame_norms"), tensor_column(both.slice(5), "frame_norms"))
+
+
+def test_lengths_that_were_not_kept_are_not_made_up(old: pa.Table, table: Table) -> None:
+    both = pa.concat_tables([table(2, first=5, fingerprint=CURRENT), upgrade(old)])
+    with pytest.raises(MgvrError, match="frame_norms is missing in 5 of 7 videos: an older version of mgvr"):
+        tensor_column(both, "frame_norms")
+    assert tensor_column(both.slice(0, 2), "frame_norms").shape == (2, 3)
+    assert tensor_column(both, "frames").shape == (7, 3, 4)
 
 
 def test_a_current_shard_is_not_touched(table: Table) -> None:
@@ -186,9 +229,9 @@ def test_a_current_shard_is_not_touched(table: Table) -> None:
 
 def test_an_older_schema_is_no_other_fingerprint(old: pa.Table) -> None:
     """No version so far has changed a feature: a set goes on where an older program left it."""
-    assert fingerprint_of(old.schema, "s.parquet").digest == Fingerprint({"weights": "abc", "schema": 2}).digest
+    assert fingerprint_of(old.schema, "s.parquet").digest == CURRENT.digest
 
 
-@pytest.mark.parametrize("parts", [{"schema": 2}, {"schema": 3}, {"weights": "a"}, {"schema": "1"}])
+@pytest.mark.parametrize("parts", [{"schema": 3}, {"schema": 4}, {"weights": "a"}, {"schema": "1"}])
 def test_a_fingerprint_that_is_not_older_stays_as_it_is(parts: dict[str, object]) -> None:
     assert upgraded(Fingerprint(parts)).parts == parts

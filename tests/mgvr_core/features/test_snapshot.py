@@ -15,6 +15,7 @@ import pytest
 
 from mgvr_core.errors import MgvrError
 from mgvr_core.features.contents import Change, Failure, Key, Place, Source
+from mgvr_core.features.schema import SCHEMA_VERSION
 from mgvr_core.features.snapshot import Snapshot
 from mgvr_core.features.store import FeatureStore
 from mgvr_core.features.verify import verify
@@ -160,7 +161,7 @@ def old(store: FeatureStore, table: Table) -> FeatureStore:
         scratch.replace(root / folder / f"{digest[:32]}.parquet")
         return {"path": f"{folder}/{digest[:32]}.parquet", "rows": len(rows), "bytes": size, "sha256": digest}
 
-    made = table(fingerprint=Fingerprint(OLD_PARTS)).drop_columns("decoder")
+    made = table(fingerprint=Fingerprint(OLD_PARTS)).drop_columns(["decoder", "frame_norms"])
     made = made.replace_schema_metadata(made.schema.metadata | {b"mgvr.schema_version": b"1"})
     rows = [dict(zip(OLD_FAILURES.names, row, strict=True)) for row in OLD_ROWS]
     document = {
@@ -177,7 +178,7 @@ def old(store: FeatureStore, table: Table) -> FeatureStore:
     return store
 
 
-CURRENT = Fingerprint({**OLD_PARTS, "schema": 2})
+CURRENT = Fingerprint({**OLD_PARTS, "schema": SCHEMA_VERSION})
 
 
 def test_a_set_of_the_first_format_is_read(old: FeatureStore, table: Table) -> None:
@@ -187,9 +188,12 @@ def test_a_set_of_the_first_format_is_read(old: FeatureStore, table: Table) -> N
     (rows,) = snapshot.tables()
     expected = table(fingerprint=CURRENT)
     assert rows.schema.equals(expected.schema, check_metadata=True)
-    assert rows.drop_columns(["timestamps", "decoder"]).equals(expected.drop_columns(["timestamps", "decoder"]))
+    apart = ["timestamps", "decoder", "frame_norms"]
+    assert rows.drop_columns(apart).equals(expected.drop_columns(apart))
     (some,) = snapshot.tables(["decoder", "id"])
     assert list(some.to_pydict().items()) == [("decoder", [None] * 5), ("id", [f"v{i}" for i in range(5)])]
+    (none,) = snapshot.tables(["frame_norms"])
+    assert none.to_pydict() == {"frame_norms": [None] * 5}
     assert snapshot.uris == {f"v{i}": [f"clips/{i}.mp4"] for i in range(5)}
     assert verify(snapshot).problems == ()
 
@@ -246,3 +250,49 @@ def test_a_missing_shard_of_the_first_format_is_named(old: FeatureStore) -> None
     (Path(old.url) / shard).unlink()
     with pytest.raises(MgvrError, match=re.escape(f"{shard} of snapshot 1 can't be read")):
         old.snapshot().sources()
+
+
+@pytest.fixture
+def mixed(store: FeatureStore, table: Table, fingerprint: Fingerprint) -> Snapshot:
+    """v0 to v4 in a shard of schema version 2, which has no lengths of frames, and v5 to v7 in one of the current."""
+    parts = {version: Fingerprint({**fingerprint.parts, "schema": version}) for version in (2, SCHEMA_VERSION)}
+    old = table(5, fingerprint=parts[2]).drop_columns("frame_norms")
+    old = old.replace_schema_metadata(old.schema.metadata | {b"mgvr.schema_version": b"2"})
+    shards = [store.write_shard(rows) for rows in (old, table(3, first=5, fingerprint=parts[SCHEMA_VERSION]))]
+    sources = [
+        Source(Key("clips", f"clips/{row}.mp4"), f"v{row}", f"{row:064x}", 1, "mtime:1", place)
+        for row, place in enumerate(Place(shard.path, row) for shard in shards for row in range(shard.rows))
+    ]
+    return store.commit(parts[SCHEMA_VERSION], Change(sources, shards=shards), {})
+
+
+def test_shards_with_and_without_lengths_of_frames_are_one_set(mixed: Snapshot) -> None:
+    together = pa.concat_tables(mixed.tables())
+    assert together.num_rows == 8
+    lengths = dict(zip(together["id"].to_pylist(), together["frame_norms"].to_pylist(), strict=True))
+    assert sorted(name for name, values in lengths.items() if values is None) == [f"v{row}" for row in range(5)]
+    few = pa.concat_tables(mixed.tables(["id", "frame_norms"]))
+    assert few.equals(together.select(["id", "frame_norms"]))
+    assert verify(mixed).problems == ()
+
+
+def test_a_set_that_was_encoded_before_lengths_were_kept_says_so(store: FeatureStore, mixed: Snapshot) -> None:
+    mixed.require("frames")
+    with pytest.raises(MgvrError, match=r"5 of 8 videos of .*features \(snapshot 1\) have no frame_norms: an older"):
+        mixed.require("frame_norms")
+    gone = [source for source in mixed.sources().values() if source.id in [f"v{row}" for row in range(5)]]
+    store.commit(mixed.fingerprint, Change(gone=gone), {}).require("frame_norms")
+
+
+def test_a_shard_without_lengths_is_written_anew_and_swept_like_any(store: FeatureStore, mixed: Snapshot) -> None:
+    gone = [source for source in mixed.sources().values() if source.id in ("v0", "v1", "v2", "v5", "v6")]
+    after = store.commit(mixed.fingerprint, Change(gone=gone), {})
+    assert not {shard.path for shard in after.shards} & {shard.path for shard in mixed.shards}  # both are new files
+    store.remove(store.rubbish(keep=1, older_than_s=0))
+    assert {path.name for path in (Path(store.url) / "shards").iterdir()} == {Path(s.path).name for s in after.shards}
+    rows = pa.concat_tables(after.tables())
+    lengths = dict(zip(rows["id"].to_pylist(), rows["frame_norms"].to_pylist(), strict=True))
+    assert lengths.keys() == {"v3", "v4", "v7"}
+    assert lengths["v3"] is lengths["v4"] is None
+    assert lengths["v7"] is not None
+    assert verify(after).problems == ()

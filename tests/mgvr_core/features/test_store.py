@@ -521,7 +521,7 @@ def test_a_newer_snapshot_is_refused(store: FeatureStore, adding: Adding, finger
     store.commit(fingerprint, adding(store), {})
     file = Path(store.url) / "snapshots" / "00000001.json"
     document = json.loads(file.read_text())
-    for newer in ({"schema_version": 3}, {"format_version": 3}):
+    for newer in ({"schema_version": 4}, {"format_version": 3}):
         file.write_text(json.dumps(document | newer))
         with pytest.raises(MgvrError, match=r"00000001\.json has format .*: use a newer version of mgvr"):
             store.snapshot()
@@ -550,7 +550,7 @@ def test_the_manifest_of_a_version_says_what_it_holds(
     assert document["shards"] == [
         {"path": shard.path, "rows": 3, "bytes": shard.bytes, "sha256": shard.sha256, "removed": []}
     ]
-    assert (document["format_version"], document["schema_version"], document["rows"]) == (2, 2, 3)
+    assert (document["format_version"], document["schema_version"], document["rows"]) == (2, 3, 3)
     assert document["fingerprint"] == dict(fingerprint.parts)
     assert ShardInfo.from_json(document["shards"][0]) == shard
     assert hash_file(Path(store.url) / document["sources"]["path"]) == document["sources"]["sha256"]

@@ -141,6 +141,41 @@ def test_a_vector_that_is_not_of_unit_length_is_found(snapshot: Snapshot, table:
     assert problems(put(snapshot, shard, broken)) == [f"{shard.path}: {column} of v6 is not of unit length"]
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf, 0, -1])
+def test_a_length_of_a_frame_that_is_none_is_found(snapshot: Snapshot, table: Table, value: float) -> None:
+    broken = overwritten(table(3, first=5), "frame_norms", (1, 0), value)
+    shard = shard_of(snapshot, "v6")
+    found = problems(put(snapshot, shard, broken))
+    assert found == [f"{shard.path}: frame_norms of v6 holds what is no length"]
+
+
+def test_lengths_that_were_not_kept_are_no_problem_and_hide_none(snapshot: Snapshot, table: Table) -> None:
+    """Of three videos the first has none, as an older program left it."""
+    rows = overwritten(table(3, first=5), "frame_norms", (2, 0), -1)
+    at = rows.schema.names.index("frame_norms")
+    lengths = rows["frame_norms"].to_pylist()
+
+    def told(*values: Any) -> list[str]:
+        field = rows.schema.field(at)
+        flat = pa.array(values, field.type.storage_type)
+        column = pa.ExtensionArray.from_storage(field.type, flat)
+        return problems(put(snapshot, shard_of(snapshot, "v6"), rows.set_column(at, field, column)))
+
+    path = shard_of(snapshot, "v6").path
+    assert told(None, *lengths[1:]) == [f"{path}: frame_norms of v7 holds what is no length"]
+    assert told(None, lengths[1], None) == told(None, None, None) == []
+
+
+def test_a_feature_that_is_missing_is_found(snapshot: Snapshot, table: Table) -> None:
+    rows = table(3, first=5)
+    at, shard = rows.schema.names.index("video"), shard_of(snapshot, "v6")
+    field = rows.schema.field(at).with_nullable(True)
+    column = pa.ExtensionArray.from_storage(field.type, pa.nulls(3, field.type.storage_type))
+    assert problems(put(snapshot, shard, rows.set_column(at, field, column))) == [
+        f"{shard.path}: video is null in 3 rows"
+    ]
+
+
 def overwritten(table: pa.Table, column: str, where: tuple[int | slice, ...], value: float) -> pa.Table:
     """The table with another value in some places of a tensor column (n, …)."""
     index = table.schema.names.index(column)
@@ -155,7 +190,7 @@ def overwritten(table: pa.Table, column: str, where: tuple[int | slice, ...], va
 
 def test_what_a_padded_frame_holds_is_no_problem(snapshot: Snapshot, table: Table) -> None:
     rows = table(3, first=5)
-    for column in ("frames", "temporal", "patches"):
+    for column in ("frames", "frame_norms", "temporal", "patches"):
         rows = overwritten(rows, column, (slice(None), -1), 0)  # the last frame of each is padding
     assert problems(put(snapshot, shard_of(snapshot, "v6"), rows)) == []
 

@@ -42,6 +42,7 @@ def added(store: FeatureStore, name: str, number: int) -> Change:
         "timestamps": np.zeros((2, 2)),
         "mask": np.ones((2, 2)),
         "video": unit,
+        "frame_norms": np.ones((2, 2)),
         **dict.fromkeys(("frames", "temporal"), np.stack([unit, unit])),
     }
     shard = store.write_shard(build_table(columns, feature_schema(SHAPE, FINGERPRINT)))
