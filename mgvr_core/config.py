@@ -80,6 +80,8 @@ def keys(kind: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 def section_of(annotation: object) -> type[BaseModel] | None:
     """The settings group behind a field's annotation (an optional group too), or None for a plain value."""
+    if get_origin(annotation) in (tuple, list, dict):  # many groups, which only a file can spell out
+        return None
     for kind in (annotation, *get_args(annotation)):
         if isinstance(kind, type) and issubclass(kind, BaseModel):
             return kind

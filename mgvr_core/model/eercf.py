@@ -55,6 +55,16 @@ class EERCF(nn.Module):
             return False
         return True
 
+    def recompute_activations(self) -> None:
+        """From here on compute the towers' blocks again in the backward pass instead of keeping what is inside them.
+
+        Raises MgvrError for a tower that can't.
+        """
+        try:
+            self.clip.set_grad_checkpointing(True)
+        except (AttributeError, NotImplementedError, AssertionError) as error:
+            raise MgvrError(f"the towers of {self.spec.name or 'this model'} can't recompute: {error}") from error
+
     def logit_scale(self) -> Tensor:
         """s = exp(logit_scale), at most 100: a scalar tensor with its gradient."""
         scale: Tensor = self.clip.logit_scale

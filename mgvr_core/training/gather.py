@@ -46,6 +46,8 @@ def average_gradients(model: torch.nn.Module) -> None:
     if not dist.is_initialized() or dist.get_world_size() == 1:
         return
     gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+    if not gradients:  # a batch of broken videos: no worker has any
+        return
     flat = torch.cat([gradient.reshape(-1) for gradient in gradients])  # one message instead of hundreds
     dist.all_reduce(flat)
     flat /= dist.get_world_size()

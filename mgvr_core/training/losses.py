@@ -14,6 +14,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import cross_entropy
+from torch.utils.checkpoint import checkpoint
 
 from mgvr_core.config import Section
 from mgvr_core.scoring.features import VideoFeatures
@@ -66,16 +67,18 @@ def eercf_loss(
     mixing: Tensor | None,
     scale: Tensor,
     config: LossConfig,
+    patch_videos: int | None = None,
 ) -> Losses:
     """The loss of a batch in which text i belongs to video i.
 
-    text (B, D) unit length, `videos` of B videos, projection W (D, D), mixing U (F, F) or None, scale s a scalar.
+    text (B, D) unit length, `videos` of B videos, projection W (D, D), mixing U (F, F) or None, scale s a scalar;
+    `patch_videos`: whose patch scores are held at once (None: all).
     All workers' features must have been gathered: negatives and Pearson statistics are those of the whole batch.
     """
     zero = text.new_zeros(())
     weak, strong, pearson = zero, zero, zero
     if config.weak * (config.video + config.frame_weak + config.patch_weak) > 0:
-        weak = symmetric_cross_entropy(scale * weak_scores(text, videos, projection, mixing, config))
+        weak = symmetric_cross_entropy(scale * weak_scores(text, videos, projection, mixing, config, patch_videos))
     frame_vector = patch_vector = None
     if config.strong * config.tib_frame > 0 or config.pearson * config.pearson_tib_frame > 0:
         frame_vector = tib_frame_vector(text, videos.frames, videos.temporal, videos.mask)
@@ -102,7 +105,12 @@ def eercf_loss(
 
 
 def weak_scores(
-    text: Tensor, videos: VideoFeatures, projection: Tensor, mixing: Tensor | None, config: LossConfig
+    text: Tensor,
+    videos: VideoFeatures,
+    projection: Tensor,
+    mixing: Tensor | None,
+    config: LossConfig,
+    patch_videos: int | None = None,
 ) -> Tensor:
     """The weak term's fused scores of all pairs, (B, B), not multiplied by the logit scale."""
     scores = text.new_zeros(len(text), len(videos.video))
@@ -111,8 +119,23 @@ def weak_scores(
     if config.frame_weak > 0:
         scores = scores + config.frame_weak * frame_weak(text, videos.frames, videos.mask, mixing)
     if config.patch_weak > 0:
-        scores = scores + config.patch_weak * patch_weak(text, _patches(videos), videos.mask)
+        scores = scores + config.patch_weak * patch_scores(text, _patches(videos), videos.mask, patch_videos)
     return scores
+
+
+def patch_scores(text: Tensor, patches: Tensor, mask: Tensor, videos_at_once: int | None) -> Tensor:
+    """`patch_weak` of all pairs, some videos at a time: text (T, D), patches (V, F, P, D), mask (V, F) -> (T, V).
+
+    All at once it keeps several arrays of (T, V, F * P) for the backward pass. In parts it keeps none of them: each
+    part is computed again when its gradient is due.
+    """
+    if videos_at_once is None or videos_at_once >= len(patches):
+        return patch_weak(text, patches, mask)
+    parts = [
+        checkpoint(patch_weak, text, some, valid, use_reentrant=False)
+        for some, valid in zip(torch.split(patches, videos_at_once), torch.split(mask, videos_at_once), strict=True)
+    ]
+    return torch.cat(parts, dim=1)
 
 
 def symmetric_cross_entropy(logits: Tensor) -> Tensor:

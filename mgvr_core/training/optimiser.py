@@ -26,7 +26,7 @@ class OptimiserConfig(Section):
 
 
 def build_optimiser(model: EERCF, config: OptimiserConfig) -> torch.optim.AdamW:
-    """AdamW over four groups: CLIP's weights and the new ones, each with and without decay."""
+    """AdamW over four groups: CLIP's weights and the new ones, each with and without decay; frozen ones are in none."""
     without_decay = _without_decay(model)
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
@@ -34,13 +34,17 @@ def build_optimiser(model: EERCF, config: OptimiserConfig) -> torch.optim.AdamW:
         if of_clip and config.clip_lr_factor == 0:
             # Without a gradient, lest it take its part of the norm that gradients are clipped to.
             parameter.requires_grad_(False)
+        if not parameter.requires_grad:
             continue
         groups.setdefault((of_clip, name in without_decay), []).append(parameter)
+    rates = {True: config.lr * config.clip_lr_factor, False: config.lr}
     return torch.optim.AdamW(
         [
             {
                 "params": parameters,
-                "lr": config.lr * (config.clip_lr_factor if of_clip else 1.0),
+                "lr": rates[of_clip],
+                "full_lr": rates[of_clip],
+                "of_clip": of_clip,
                 "weight_decay": 0.0 if undecayed else config.weight_decay,
             }
             for (of_clip, undecayed), parameters in groups.items()
@@ -50,18 +54,19 @@ def build_optimiser(model: EERCF, config: OptimiserConfig) -> torch.optim.AdamW:
     )
 
 
-def build_schedule(
-    optimiser: torch.optim.Optimizer, config: OptimiserConfig, steps: int
-) -> torch.optim.lr_scheduler.LambdaLR:
-    """A linear rise over the warm-up, then half a cosine down to 0 at `steps`."""
+def set_rates(optimiser: torch.optim.Optimizer, config: OptimiserConfig, step: int, steps: int) -> None:
+    """Give every group its learning rate in a step (from 0) of `steps`: a function of these alone."""
+    factor = rate_factor(config, step, steps)
+    for group in optimiser.param_groups:
+        group["lr"] = group["full_lr"] * factor
+
+
+def rate_factor(config: OptimiserConfig, step: int, steps: int) -> float:
+    """The part of the full rate that a step has: a linear rise in the warm-up, then half a cosine to 0 at `steps`."""
     warmup = max(1, round(config.warmup * steps))
-
-    def factor(step: int) -> float:
-        if step < warmup:
-            return (step + 1) / warmup
-        return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
-
-    return torch.optim.lr_scheduler.LambdaLR(optimiser, factor)
+    if step < warmup:
+        return (step + 1) / warmup
+    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
 
 
 def _without_decay(model: nn.Module) -> set[str]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mgvr_core.model.eercf import EERCF
-from mgvr_core.training.optimiser import OptimiserConfig, build_optimiser, build_schedule
+from mgvr_core.training.optimiser import OptimiserConfig, build_optimiser, rate_factor, set_rates
 
 Build = Callable[..., EERCF]
 
@@ -62,14 +62,18 @@ def test_a_factor_of_zero_leaves_clip_as_it_is(tiny_model: Build) -> None:
 
 
 def rates(steps: int, **config: float) -> list[float]:
-    optimiser = torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=1.0)
-    schedule = build_schedule(optimiser, OptimiserConfig(**config), steps)
-    found = []
-    for _ in range(steps):
-        found.append(optimiser.param_groups[0]["lr"])
-        optimiser.step()
-        schedule.step()
-    return found
+    return [rate_factor(OptimiserConfig(**config), step, steps) for step in range(steps)]
+
+
+def test_every_group_has_its_part_of_the_rate(tiny_model: Build) -> None:
+    optimiser = build_optimiser(tiny_model(), OptimiserConfig())
+    for step in (0, 99, 3):  # whatever came before
+        set_rates(optimiser, OptimiserConfig(), step, 100)
+        factor = rate_factor(OptimiserConfig(), step, 100)
+        assert {group["of_clip"]: group["lr"] for group in optimiser.param_groups} == {
+            True: pytest.approx(1e-7 * factor),
+            False: pytest.approx(1e-4 * factor),
+        }
 
 
 def test_the_rate_rises_for_a_tenth_of_the_steps_and_falls_as_a_cosine() -> None:

@@ -1,0 +1,35 @@
+"""OUT/metrics.jsonl: one JSON object a line; `kind` is step, epoch or resume."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+
+def append(path: Path, record: dict[str, Any]) -> None:
+    """Add a record; raises ValueError for a figure that is NaN or infinite."""
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(record, allow_nan=False) + "\n")
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """All records; a last line that a kill cut short is left out."""
+    if not path.exists():
+        return []
+    records = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            records.append(json.loads(line))
+        except ValueError:
+            continue
+    return records
+
+
+def rewind(path: Path, step: int) -> None:
+    """Forget what was logged after a step, which is about to be taken again; records of resumes stay."""
+    kept = [record for record in read(path) if record.get("kind") == "resume" or record.get("step", step + 1) <= step]
+    new = path.with_name(f".{path.name}.{uuid4().hex}")
+    new.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
+    new.replace(path)
