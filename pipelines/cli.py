@@ -14,6 +14,7 @@ _COMMANDS = {
     "encode": ("pipelines.encode", "videos -> a feature set; run it again after the corpus has changed"),
     "corpus": ("pipelines.corpus", "a feature set and its corpus: plan, status, failures, retry, verify, gc, drop"),
     "train": ("pipelines.train", "captioned videos -> a model"),
+    "sweep": ("pipelines.sweep", "trainings that differ in one thing each -> one table"),
     "retrieve": ("pipelines.retrieve", "queries over a feature set -> answers and a metric report"),
     "doctor": ("pipelines.doctor", "what works on this machine, what does not, and what to do about it"),
 }

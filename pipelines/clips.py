@@ -12,17 +12,14 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from uuid import uuid4
 
 import numpy as np
 import pyarrow as pa
 import ray.data
-from numpy.typing import NDArray
 from ray.data import ActorPoolStrategy
 
-from mgvr_core.features.schema import tensor_column
 from mgvr_core.identity import hash_file, hash_json
 from mgvr_core.video.sampling import SamplingConfig
 from pipelines.decoding import Batch, Decode, DecodingConfig
@@ -90,33 +87,6 @@ def decode_clips(
     temporary.write_text(json.dumps(document), encoding="utf-8")
     temporary.replace(done)
     return files
-
-
-class Clips:
-    """Memory-mapped clips, by video id."""
-
-    def __init__(self, paths: tuple[str, ...]) -> None:
-        self._tables = [pa.ipc.open_file(pa.memory_map(path)).read_all() for path in paths]
-
-    @cached_property
-    def place(self) -> dict[str, tuple[int, int]]:
-        """Where each video is: file and row."""
-        return {
-            name: (number, row)
-            for number, table in enumerate(self._tables)
-            for row, name in enumerate(table["id"].to_pylist())
-        }
-
-    @cached_property
-    def _arrays(self) -> list[tuple[NDArray[np.uint8], NDArray[np.uint8]]]:
-        return [(tensor_column(table, "pixels"), tensor_column(table, "mask")) for table in self._tables]
-
-    def read(self, ids: list[str]) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-        """Pixels (n, F, S, S, 3) and frame mask (n, F) of some videos."""
-        places = [self.place[name] for name in ids]
-        pixels = np.stack([self._arrays[number][0][row] for number, row in places])
-        mask = np.stack([self._arrays[number][1][row] for number, row in places])
-        return pixels, mask.astype(bool)
 
 
 class _WriteClips:

@@ -1,7 +1,7 @@
 """The whole job on videos made on the spot: no weights, no network, no data.
 
 Writes   OUT/corpus/     real mp4 files of coloured shapes on textures, with captions; train, validation and test
-         OUT/train/      a small model trained on them
+         OUT/train/      a small model trained on them; training.html says how it went
          OUT/features/   the test videos, encoded
          OUT/results.parquet, run.trec, qrels.trec   the answers to their captions
          OUT/report.{json,md,html}                   coarse against two-stage retrieval
@@ -21,30 +21,24 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import ray
 from pydantic import Field
 
 from mgvr_core.config import LocalPath, Section
 from mgvr_core.datasets.manifest import CorpusConfig
-from mgvr_core.datasets.procedural import write_manifests, write_videos
 from mgvr_core.datasets.queries import QueriesConfig
-from mgvr_core.datasets.scenes import SPLITS, ProceduralConfig, Split, count
+from mgvr_core.datasets.scenes import ProceduralConfig, Split
 from mgvr_core.errors import MgvrError
 from mgvr_core.evaluation.report import Direction, Report
 from mgvr_core.model.load import ModelConfig
 from mgvr_core.training.optimiser import OptimiserConfig
 from mgvr_core.video.sampling import SamplingConfig
 from pipelines.encode import EncodeConfig, FeaturesConfig, encode
+from pipelines.making import make_corpus
 from pipelines.measuring import ReportConfig
-from pipelines.progress import progress
 from pipelines.retrieve import RetrieveConfig, retrieve
 from pipelines.runtime import RayConfig, cluster, main, summary
 from pipelines.train import TrainConfig, train
-
-_CHUNK = 50
-"""Videos that one task makes."""
 
 _ARCHITECTURE = {
     "embed_dim": 128,
@@ -111,32 +105,6 @@ def _claim(out: Path) -> None:
     marker.touch()
 
 
-def make_corpus(folder: Path, config: ProceduralConfig) -> None:
-    """Write the procedural corpus by Ray tasks; videos that are there already, of the same corpus, are kept."""
-    made_with = folder / "config.json"
-    text = config.model_dump_json(indent=1)
-    if made_with.exists() and made_with.read_text(encoding="utf-8") != text:
-        for split in SPLITS:  # videos of other settings would get these settings' captions
-            shutil.rmtree(folder / split, ignore_errors=True)
-    folder.mkdir(parents=True, exist_ok=True)
-    made_with.write_text(text, encoding="utf-8")
-    write_manifests(folder, config)
-    chunks: list[tuple[Split, list[int]]] = []
-    for split in SPLITS:
-        missing = [
-            index for index in range(count(config, split)) if not (folder / split / f"{split}-{index:05d}.mp4").exists()
-        ]
-        chunks += [(split, missing[begin : begin + _CHUNK]) for begin in range(0, len(missing), _CHUNK)]
-    with progress("corpus", sum(len(indices) for _, indices in chunks), "videos") as counter:
-        ray.get([_write_chunk.remote(folder.absolute(), config, split, indices, counter) for split, indices in chunks])
-
-
-@ray.remote
-def _write_chunk(folder: Path, config: ProceduralConfig, split: Split, indices: list[int], counter: Any) -> None:
-    write_videos(folder, config, split, indices)
-    counter.add.remote("videos", len(indices))
-
-
 def _training(config: DemoConfig, out: Path) -> TrainConfig:
     frames = 8  # two or three of every event
     return TrainConfig(
@@ -156,6 +124,7 @@ def _training(config: DemoConfig, out: Path) -> TrainConfig:
         batch_size=64,
         epochs=config.epochs,
         seed=config.seed,
+        restart="changed",  # the folder is the demo's own
         ray=config.ray,
     )
 

@@ -204,7 +204,7 @@ def _manifest(seed: int, configuration: dict[str, Any], checkpoint: Checkpoint, 
 
 
 def _warnings(snapshot: Snapshot, checkpoint: Checkpoint, captions: Captions) -> list[str]:
-    warnings = list(checkpoint.notes)
+    warnings = [*checkpoint.notes, *(f"the model: {warning}" for warning in checkpoint.about.get("warnings", ()))]
     if captions.too_long:
         warnings.append(
             f"{captions.too_long} of {captions.total} queries are longer than the {captions.text_length} tokens that "

@@ -18,6 +18,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field
 
@@ -55,7 +56,12 @@ class RetrieveConfig(Section):
     model: ModelConfig
     k: int = Field(50, gt=0, description="candidates of stage 1 that stage 2 scores")
     rerank: FusionWeights = Field(
-        FusionWeights(), description="weights of the fused score; what is not set is as the checkpoint has it"
+        FusionWeights(), description="weights of the fused score; what is not set is as `fusion` says"
+    )
+    fusion: Literal["checkpoint", "released"] = Field(
+        "checkpoint",
+        description="checkpoint: the weights that training fitted on validation, the released ones where it did not; "
+        "released: the paper's constants",
     )
     frame_mixing: bool = Field(True, description="false: switch U off (for videos of another frame count than U's)")
     video_to_text: bool = Field(True, description="answer the other direction too, where right answers are known")
@@ -126,7 +132,7 @@ def _reranker(config: RetrieveConfig, checkpoint: Checkpoint, snapshot: Snapshot
     if not snapshot.rows:
         raise MgvrError(f"{config.features} holds no video: every file of the corpus failed, see its failures table")
     shape = shape_of(snapshot.schema())
-    stored = checkpoint.about.get("fusion", {})
+    stored = checkpoint.about.get("fusion", {}) if config.fusion == "checkpoint" else {}
     weights = FusionWeights(**{**stored, **config.rerank.model_dump(exclude_unset=True)})
     if weights.needs_patches and not shape.patches:
         raise MgvrError(

@@ -1,11 +1,15 @@
-"""What a training worker does: the same step on one worker or many (docs/method.md, section 3)."""
+"""What a training worker does: the same steps on one worker or many, from wherever the last one got to.
+
+docs/method.md, section 3 is the step; docs/training.md says what a run keeps and how it goes on.
+"""
 
 from __future__ import annotations
 
-import json
+import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,28 +18,39 @@ import ray.train
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn.functional import normalize
+from torch import distributed as dist
 
-from mgvr_core.evaluation.metrics import positions_from_scores, ranks, recall_at
+from mgvr_core.errors import JobError, MgvrError
+from mgvr_core.features.contents import now
 from mgvr_core.model import checkpoint
-from mgvr_core.model.eercf import EERCF, MAX_LOGIT_SCALE
-from mgvr_core.model.tokenizer import Tokenizer, tokenizer_of
-from mgvr_core.scoring.features import VideoFeatures
-from mgvr_core.scoring.fusion import FusionWeights, fuse, score_each
-from mgvr_core.training.gather import average_gradients, gather
-from mgvr_core.training.losses import LossConfig, Losses, eercf_loss
-from mgvr_core.training.optimiser import OptimiserConfig, build_optimiser, build_schedule
-from mgvr_core.video.preprocess import PreprocessConfig
-from pipelines.clips import Clips
+from mgvr_core.model.eercf import MAX_LOGIT_SCALE
+from mgvr_core.model.tokenizer import tokenizer_of
+from mgvr_core.scoring.fusion import FusionWeights
+from mgvr_core.training import log, state
+from mgvr_core.training.losses import LossConfig, Losses
+from mgvr_core.training.optimiser import OptimiserConfig, build_optimiser, set_rates
+from mgvr_core.training.pairs import Batches, Captioned
+from mgvr_core.training.step import MemoryConfig, Rows, backward
+from mgvr_core.training.trained import Trained, set_trained
+from pipelines.board import Board
+from pipelines.measures import FusionChoice, Scores, fit_weights, ranks_of, recalls, score_split
 from pipelines.models import DeviceConfig, preprocessing, text_vectors
+from pipelines.sources import Inputs, KeptFiles, Stream, ahead
+
+_TEXTS = 256
+"""Captions that go through the text tower at once in validation."""
+_PARTS = ("total", "weak", "strong", "pearson")
+_LOGGED = {"total": "loss", **{part: f"loss_{part}" for part in _PARTS[1:]}}
 
 
 @dataclass(frozen=True)
-class Pairs:
-    """Captions with their videos: row i of both belongs together."""
+class Split:
+    """Captioned videos and where they come from."""
 
-    videos: tuple[str, ...]
-    captions: tuple[str, ...]
+    captioned: Captioned
+    source: KeptFiles | Stream
+    texts: str | None = None
+    """File of the captions' vectors, where the text tower is frozen and they were computed once."""
 
 
 @dataclass(frozen=True)
@@ -45,164 +60,266 @@ class TrainingTask:
     start: str
     """Folder of the checkpoint to start from."""
     out: str
-    """Folder of the checkpoint to write."""
-    clips: tuple[str, ...]
-    pairs: Pairs
-    validation_clips: tuple[str, ...]
-    validation: Pairs
+    """Folder of the run: checkpoints/, metrics.jsonl and tensorboard/ are in it."""
+    train: Split
+    validation: Split | None
+    test: Split | None
+    """Measured by nobody but the driver, when all is chosen."""
     batch_size: int
     epochs: int
     seed: int
     compute: DeviceConfig
+    trained: Trained
     loss: LossConfig
     optimiser: OptimiserConfig
+    memory: MemoryConfig
     frames: int
     """Frames a video, for which U is needed."""
+    rerank: FusionWeights
+    fusion: FusionChoice
+    k: int
+    metric: str
+    """What the best checkpoints are best at, a name of the log."""
+    every_steps: int | None
+    keep_best: int
     about: dict[str, Any]
-    """What the checkpoint says about itself."""
-    log: str
-    """JSON lines of metrics."""
+    """What the checkpoints say about themselves."""
 
     @property
-    def steps_per_epoch(self) -> int:
-        """Whole batches of an epoch; the rest of the pairs sits out, another rest every epoch."""
-        return len(self.pairs.videos) // self.batch_size
+    def run(self) -> str:
+        """The run's fingerprint."""
+        return str(self.about["run"])
 
+    @property
+    def batches(self) -> Batches:
+        """The steps."""
+        return Batches(self.train.captioned, self.batch_size, self.epochs, self.seed)
 
-def epoch_order(pairs: int, seed: int, epoch: int) -> NDArray[np.int64]:
-    """The order of the pairs in an epoch: a function of seed and epoch alone."""
-    return np.random.default_rng([seed, epoch]).permutation(pairs)
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of the checkpoints."""
+        return Path(self.out) / "checkpoints"
+
+    @property
+    def log(self) -> Path:
+        """JSON lines of metrics."""
+        return Path(self.out) / "metrics.jsonl"
 
 
 def train_worker(config: dict[str, Any]) -> None:
-    """Ray Train's loop: runs on every worker; rank 0 validates, logs and writes the checkpoint."""
+    """Ray Train's loop, on every worker. Rank 0 alone measures, logs and writes checkpoints."""
     task: TrainingTask = config["task"]
+    counter = config["counter"]
     context = ray.train.get_context()
     rank, workers = context.get_world_rank(), context.get_world_size()
     torch.set_num_threads(task.compute.thread_count(context.get_local_world_size()))
     torch.manual_seed(task.seed)
-    device = task.compute.torch_device()
-    loaded = checkpoint.load(Path(task.start))
-    trainer = Trainer(task, loaded.model.to(device).train(), device, rank, workers)
-    for epoch in range(task.epochs):
-        began = time.perf_counter()
-        for losses in trainer.epoch(epoch):
-            if rank == 0:
-                config["counter"].add.remote("steps", 1)
-                config["counter"].set.remote("loss", round(losses.total.item(), 3))
-        if rank == 0:
-            seconds = time.perf_counter() - began
-            record = {"epoch": epoch + 1, **trainer.averages(), "seconds": round(seconds, 2), **trainer.validate()}
-            with Path(task.log).open("a", encoding="utf-8") as log:
-                log.write(json.dumps(record) + "\n")
-            checkpoint.save(Path(task.out), trainer.model, {**task.about, "epochs": epoch + 1})
-        else:
-            record = {"epoch": epoch + 1}
-        ray.train.report(record)
+    trainer = Trainer(task, rank, workers)
+    trainer.resume()
+    chief = Chief(trainer) if rank == 0 else None
+    counter.set.remote("resumed", trainer.progress.step)
+    while trainer.progress.step < trainer.batches.steps:
+        for record in trainer.epoch():
+            step = record["step"]
+            if chief is None:
+                continue
+            chief.log(record)
+            counter.set.remote("steps", step)
+            counter.set.remote("loss", round(record["loss"], 3))
+            if task.every_steps and step % task.every_steps == 0 and step % trainer.batches.steps_per_epoch:
+                chief.save()
+        if chief is not None:
+            chief.end_epoch()
+        ray.train.report({"step": trainer.progress.step})  # where the workers wait for the first
 
 
 class Trainer:
     """A worker's model, optimiser and share of the batches."""
 
-    def __init__(self, task: TrainingTask, model: EERCF, device: torch.device, rank: int, workers: int) -> None:
-        self.model = model
-        self._task, self._device, self._rank, self._workers = task, device, rank, workers
-        self._clips, self._validation_clips = Clips(task.clips), Clips(task.validation_clips)
-        self._preprocess: PreprocessConfig = preprocessing(model.spec)
-        self._tokenizer: Tokenizer = tokenizer_of(model.spec)
-        self._optimiser = build_optimiser(model, task.optimiser)
-        self._schedule = build_schedule(self._optimiser, task.optimiser, task.steps_per_epoch * task.epochs)
-        self._sums: dict[str, float] = {}
-        self._steps = 0
+    def __init__(self, task: TrainingTask, rank: int, workers: int) -> None:
+        self.task, self.batches = task, task.batches
+        self.progress = state.Progress()
+        self.workers = workers
+        self._rank = rank
+        self._device = task.compute.torch_device()
+        # In evaluation mode all along. The layers that training mode changes draw random numbers (dropout) or take
+        # statistics of a worker's rows (batch norm): with them a step would depend on the number of workers.
+        self.model = checkpoint.load(Path(task.start)).model.to(self._device)
+        set_trained(self.model, task.trained)
+        if task.memory.checkpointing:
+            self.model.recompute_activations()
+        self.optimiser = build_optimiser(self.model, task.optimiser)
+        self._preprocess = preprocessing(self.model.spec)
+        self._tokenizer = tokenizer_of(self.model.spec)
+        self._source = task.train.source.open(workers)
 
-    def epoch(self, epoch: int) -> Iterator[Losses]:
-        """Take the steps of an epoch; yields the losses of each."""
-        self._sums, self._steps = {}, 0
-        order = epoch_order(len(self._task.pairs.videos), self._task.seed, epoch)
-        share = self._task.batch_size // self._workers
-        for step in range(self._task.steps_per_epoch):
-            begin = step * self._task.batch_size + self._rank * share
-            losses = self._step(order[begin : begin + share])
-            for name in ("total", "weak", "strong", "pearson"):
-                self._sums[name] = self._sums.get(name, 0.0) + getattr(losses, name).item()
-            self._steps += 1
-            yield losses
+    def resume(self) -> None:
+        """Go on from the newest checkpoint, the same on all workers, if there is one."""
+        found = torch.tensor([max(state.steps(self.task.checkpoints), default=0)], device=self._device)
+        if dist.is_initialized():
+            dist.broadcast(found, src=0)
+        if step := int(found):
+            self.progress = state.load(state.path_of(self.task.checkpoints, step), self.model, self.optimiser)
 
-    def averages(self) -> dict[str, float]:
-        """Mean losses of the last epoch."""
-        return {
-            f"loss_{name}" if name != "total" else "loss": value / self._steps for name, value in self._sums.items()
-        }
+    def epoch(self) -> Iterator[dict[str, Any]]:
+        """Take the steps that are left of the epoch; yields the record of each."""
+        per_epoch, captioned = self.batches.steps_per_epoch, self.task.train.captioned
+        epoch, done = divmod(self.progress.step, per_epoch)
+        shares = self.batches.shares(epoch, done, self._rank, self.workers)
+        ids = [[name for name, _ in captioned.pairs(rows)] for rows in shares]
+        began = time.perf_counter()
+        for rows, inputs in zip(shares, ahead(self._source.batches(ids)), strict=True):
+            waited = time.perf_counter() - began
+            record = self.step(rows, inputs)
+            seconds = time.perf_counter() - began
+            times = {"seconds": round(seconds, 4), "wait_seconds": round(waited, 4)}
+            self._count({**record, **times})
+            yield {"kind": "step", "step": self.progress.step, "epoch": epoch + 1, **record, **times}
+            began = time.perf_counter()
 
-    def _step(self, rows: NDArray[np.int64]) -> Losses:
-        pairs, loss = self._task.pairs, self._task.loss
-        with self._task.compute.autocast():
-            text = self._texts([pairs.captions[row] for row in rows])
-            videos = self._videos(self._clips, [pairs.videos[row] for row in rows], loss.needs_patches)
-        # Scores and losses in fp32, over the batch of all workers.
-        losses = eercf_loss(
-            normalize(gather(text.float()), dim=-1),
-            _gathered(videos),
-            self.model.video_projection,
-            self.model.mixing_for(self._task.frames),
-            self.model.logit_scale(),
-            loss,
-        )
-        self._optimiser.zero_grad(set_to_none=True)
-        losses.total.backward()  # type: ignore[no-untyped-call]
-        average_gradients(self.model)
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), self._task.optimiser.max_grad_norm)
-        self._optimiser.step()
-        self._schedule.step()
+    def _count(self, record: dict[str, float]) -> None:
+        added = [*_LOGGED.values(), "pairs", "seconds", "wait_seconds"]
+        sums = {name: self.progress.sums.get(name, 0.0) + record[name] for name in added}
+        self.progress = state.Progress(self.progress.step + 1, sums, self.progress.history)
+
+    def step(self, rows: NDArray[np.int64], inputs: Inputs) -> dict[str, float]:
+        """One step on this worker's rows of a batch; returns what is logged of it."""
+        task, step = self.task, self.progress.step
+        set_rates(self.optimiser, task.optimiser, step, self.batches.steps)
+        self.optimiser.zero_grad(set_to_none=True)
+        losses, pairs = self.gradients(rows, inputs)
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), task.optimiser.max_grad_norm)
+        self._require_finite(losses, norm, rows)
+        self.optimiser.step()
         with torch.no_grad():
             self.model.clip.logit_scale.clamp_(max=MAX_LOGIT_SCALE)
-        return losses
-
-    def _texts(self, captions: Sequence[str]) -> Tensor:
-        ids = self._tokenizer(captions, self.model.spec.text_length).ids
-        return self.model.encode_text(ids.to(self._device))
-
-    def _videos(self, clips: Clips, ids: list[str], patches: bool) -> VideoFeatures:
-        pixels, mask = clips.read(ids)
-        images = self._preprocess.normalise(torch.from_numpy(pixels).to(self._device))
-        return self.model.encode_videos(images, torch.from_numpy(mask).to(self._device), patches)
-
-    def validate(self) -> dict[str, float]:
-        """R@1 on the validation split of every score and of their released fusion, over all pairs."""
-        pairs = self._task.validation
-        if not pairs.videos:
-            return {}
-        ids = sorted(set(pairs.videos))
-        weights = FusionWeights() if self.model.has_patches else FusionWeights(patch_weak=0)
-        place = {name: row for row, name in enumerate(ids)}
-        relevant = [[place[name]] for name in pairs.videos]
-        self.model.eval()
-        with torch.inference_mode(), self._task.compute.autocast():
-            tokens = self._tokenizer(pairs.captions, self.model.spec.text_length).ids.to(self._device)
-            text = text_vectors(self.model, tokens)
-            mixing = self.model.mixing_for(self._task.frames)
-            blocks: dict[str, list[Tensor]] = {}
-            for begin in range(0, len(ids), self._task.batch_size):
-                videos = self._videos(
-                    self._validation_clips, ids[begin : begin + self._task.batch_size], weights.needs_patches
-                )
-                scores = score_each(text, videos, self.model.video_projection, mixing, weights)
-                for name, values in {**scores, "fused": fuse(scores, weights)}.items():
-                    blocks.setdefault(name, []).append(values.float().cpu())
-        self.model.train()
+        rates = {"lr_clip" if group["of_clip"] else "lr": group["lr"] for group in self.optimiser.param_groups}
         return {
-            f"R@1_{name}": float(
-                recall_at(ranks(positions_from_scores(torch.cat(values, dim=1).numpy(), relevant)), 1).mean()
-            )
-            for name, values in blocks.items()
+            **{name: getattr(losses, part).item() for part, name in _LOGGED.items()},
+            **rates,
+            "logit_scale": self.model.logit_scale().item(),
+            "grad_norm": norm.item(),
+            "pairs": pairs,
         }
 
+    def _require_finite(self, losses: Losses, norm: Tensor, rows: NDArray[np.int64]) -> None:
+        """Raise JobError before a step that would fill the weights with NaN."""
+        values = {name: getattr(losses, part).item() for part, name in _LOGGED.items()}
+        values["gradient norm"] = norm.item()
+        broken = [name for name, value in values.items() if not math.isfinite(value)]
+        if broken:
+            videos = ", ".join(name for name, _ in self.task.train.captioned.pairs(rows[:5]))
+            raise JobError(
+                f"step {self.progress.step + 1}: {', '.join(broken)} is not finite (batch of {videos} …). The last "
+                "checkpoint is from before. Lower optimiser.lr, or set compute.precision to float32"
+            )
 
-def _gathered(videos: VideoFeatures) -> VideoFeatures:
-    return VideoFeatures(
-        video=gather(videos.video.float()),
-        frames=gather(videos.frames.float()),
-        temporal=gather(videos.temporal.float()),
-        patches=None if videos.patches is None else gather(videos.patches.float()),
-        mask=gather(videos.mask),
-    )
+    def gradients(self, rows: NDArray[np.int64], inputs: Inputs) -> tuple[Losses, int]:
+        """The losses of the whole batch and the pairs in it; the model's gradients are those of the batch."""
+        task = self.task
+
+        def encode(part: slice) -> Rows:
+            with task.compute.autocast():
+                text = self._text(task.train, rows[part])
+                videos = inputs.features(part, self.model, self._preprocess, task.loss.needs_patches)
+            valid = None if inputs.valid is None else inputs.valid[part].to(self._device)
+            return Rows(text.float(), videos, valid)  # scores and losses are in fp32
+
+        return backward(self.model, encode, len(rows), self._mixing, task.loss, task.memory)
+
+    @property
+    def _mixing(self) -> Tensor | None:
+        return self.model.mixing_for(self.task.frames)
+
+    def _text(self, split: Split, rows: NDArray[np.int64]) -> Tensor:
+        """Vectors of captions, by their rows: (b, D)."""
+        if split.texts is not None:
+            return torch.from_numpy(self._stored(split.texts)[rows]).to(self._device)
+        captions = [split.captioned.captions[row] for row in rows]
+        return self.model.encode_text(self._tokenizer(captions, self.model.spec.text_length).ids.to(self._device))
+
+    def _stored(self, path: str) -> NDArray[np.float32]:
+        return self._vectors.setdefault(path, np.load(path, mmap_mode="r"))
+
+    @cached_property
+    def _vectors(self) -> dict[str, NDArray[np.float32]]:
+        return {}
+
+    def scores(self, split: Split) -> Scores:
+        """Every score of a split's captions against all of its videos."""
+        captioned, active = split.captioned, self.task.rerank
+        rows = np.arange(len(captioned.captions))
+        ids, size = captioned.ids, self.task.batch_size
+        source = split.source.open(1)
+        with torch.inference_mode(), self.task.compute.autocast():
+            text = torch.cat([self._unit(split, rows[at : at + _TEXTS]) for at in range(0, len(rows), _TEXTS)])
+            blocks = [
+                inputs.features(slice(None), self.model, self._preprocess, active.needs_patches)
+                for inputs in ahead(source.batches([ids[at : at + size] for at in range(0, len(ids), size)]))
+            ]
+        with torch.inference_mode():
+            return score_split(self.model, text, blocks, captioned.owner, self._mixing, active)
+
+    def _unit(self, split: Split, rows: NDArray[np.int64]) -> Tensor:
+        if split.texts is not None:
+            return self._text(split, rows)
+        captions = [split.captioned.captions[row] for row in rows]
+        ids = self._tokenizer(captions, self.model.spec.text_length).ids
+        return text_vectors(self.model, ids.to(self._device))
+
+
+class Chief:
+    """What rank 0 does beside its share: the log, validation, and the checkpoints."""
+
+    def __init__(self, trainer: Trainer) -> None:
+        self._trainer, self._task = trainer, trainer.task
+        step = trainer.progress.step
+        log.rewind(self._task.log, step)
+        self._board = Board(Path(self._task.out) / "tensorboard", step)
+        if step:
+            self.log({"kind": "resume", "step": step, "at": now(), "workers": trainer.workers})
+
+    def log(self, record: dict[str, Any]) -> None:
+        """Add a record to the log, and to TensorBoard."""
+        log.append(self._task.log, record)
+        self._board.add(record)
+
+    def end_epoch(self) -> None:
+        """Average the epoch, measure it, and keep it."""
+        trainer, sums = self._trainer, self._trainer.progress.sums
+        per_epoch = trainer.batches.steps_per_epoch
+        step = trainer.progress.step
+        record: dict[str, Any] = {"kind": "epoch", "epoch": step // per_epoch, "step": step}
+        record.update({name: sums[name] / per_epoch for name in _LOGGED.values()})
+        record.update(pairs=int(sums["pairs"]), seconds=sums["seconds"], wait_seconds=sums["wait_seconds"])
+        record.update(self._measured())
+        history = (*trainer.progress.history, record)
+        trainer.progress = state.Progress(step, {}, history)
+        self.log(record)
+        self.save()
+
+    def save(self) -> None:
+        """Write a checkpoint, and remove those that are neither the last nor among the best."""
+        trainer, task = self._trainer, self._task
+        history = trainer.progress.history
+        fusion = next((row["fusion"] for row in reversed(history) if "fusion" in row), task.rerank.model_dump())
+        about = {**task.about, "fusion": fusion, "step": trainer.progress.step, "epochs": len(history)}
+        state.save(task.checkpoints, trainer.model, trainer.optimiser, trainer.progress, about)
+        state.prune(task.checkpoints, state.best(history, task.metric, task.keep_best))
+
+    def _measured(self) -> dict[str, Any]:
+        task = self._task
+        if task.validation is None:
+            return {}
+        scores = self._trainer.scores(task.validation)
+        try:
+            weights = fit_weights(scores, task.rerank, task.fusion, task.k)
+        except MgvrError:  # nothing right among the candidates, as it may be after the first epoch
+            weights = task.rerank
+        found = ranks_of(scores, {"fused": weights, "released": task.rerank}, task.k)
+        return {**recalls(found), "fusion": weights.model_dump()}
+
+
+def pick(history: Sequence[dict[str, Any]], metric: str, last: int) -> int:
+    """The step of the best checkpoint by a metric; without validation the last."""
+    return next(iter(state.best(history, metric, 1)), last)

@@ -12,20 +12,20 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 from mgvr_core.config import parse
 from mgvr_core.errors import MgvrError
 from mgvr_core.model import checkpoint
 from mgvr_core.model.load import ModelConfig, load_model
+from mgvr_core.scoring.fusion import FusionWeights
 from mgvr_core.video import decoders
 from mgvr_core.video.sampling import SamplingConfig
 from pipelines import clips as clips_module
-from pipelines.clips import Clips
+from pipelines import train as job
 from pipelines.models import sampling_for
-from pipelines.train import TrainConfig, train
-from pipelines.training import epoch_order
+from pipelines.sources import Kept
+from pipelines.train import train
+from pipelines.train_options import TrainConfig
 
 FRAMES, BATCH, EPOCHS = 4, 16, 2
 MODEL = {
@@ -76,10 +76,12 @@ def run(corpus, manifest: Path) -> Callable[..., Path]:
     return start
 
 
-def metrics(out: Path) -> list[dict[str, float]]:
-    """What was logged of every epoch, but its time."""
+def records(out: Path, kind: str) -> list[dict[str, Any]]:
+    """What was logged, but its times."""
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    return [{name: value for name, value in line.items() if name != "seconds"} for line in lines]
+    return [
+        {name: value for name, value in line.items() if "seconds" not in name} for line in lines if line["kind"] == kind
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -89,17 +91,30 @@ def trained(ray_cluster: None, run, tmp_path_factory: pytest.TempPathFactory) ->
     return out
 
 
-def test_every_epoch_is_measured(trained: Path) -> None:
-    logged = metrics(trained)
-    assert [line["epoch"] for line in logged] == [1, 2]
-    scores = {f"R@1_{name}" for name in ("video", "frame_weak", "tib_frame", "patch_weak", "fused")}
-    for line in logged:
-        assert set(line) == {"epoch", "loss", "loss_weak", "loss_strong", "loss_pearson", *scores}
-        assert all(math.isfinite(value) for value in line.values())
+def test_every_step_and_epoch_is_logged(trained: Path) -> None:
+    steps, epochs = records(trained, "step"), records(trained, "epoch")
+    assert [line["step"] for line in steps] == list(range(1, 7))
+    assert [(line["epoch"], line["step"]) for line in epochs] == [(1, 3), (2, 6)]
+    parts = {"loss", "loss_weak", "loss_strong", "loss_pearson"}
+    for line in steps:
+        assert line["loss"] == pytest.approx(
+            0.8 * line["loss_weak"] + 0.2 * line["loss_strong"] + 0.001 * line["loss_pearson"], rel=1e-5
+        )
+        assert line["pairs"] == BATCH
+        assert line["lr"] == line["lr_clip"] > 0
+        assert all(math.isfinite(value) for name, value in line.items() if name != "kind")
+    scores = {f"R@1_{name}" for name in ("video", "frame_weak", "tib_frame", "patch_weak", "fused", "released")}
+    for line in epochs:
+        assert set(line) == {"kind", "epoch", "step", "pairs", "fusion", *parts, *scores}
         assert all(0 <= line[name] <= 1 for name in scores)
-        parts = 0.8 * line["loss_weak"] + 0.2 * line["loss_strong"] + 0.001 * line["loss_pearson"]
-        assert line["loss"] == pytest.approx(parts, rel=1e-5)
-    assert logged[0]["loss"] < 2 * math.log(BATCH)
+        mine = [step for step in steps if step["epoch"] == line["epoch"]]
+        for name in parts:
+            assert line[name] == pytest.approx(sum(step[name] for step in mine) / len(mine))
+    assert steps[0]["loss"] < 2 * math.log(BATCH)
+
+
+def test_the_log_is_there_for_tensorboard(trained: Path) -> None:
+    assert any(file.stat().st_size > 1000 for file in (trained / "tensorboard").iterdir())
 
 
 def test_the_checkpoint_is_what_the_other_jobs_take(trained: Path) -> None:
@@ -114,7 +129,11 @@ def test_the_checkpoint_is_what_the_other_jobs_take(trained: Path) -> None:
     }
     assert {"video_projection", "frame_mixing", "clip.visual.proj", "clip.text_projection"} <= changed
     assert sampling_for(loaded, SamplingConfig()) == SAMPLING
-    assert loaded.about["epochs"] == EPOCHS
+    best = max(records(trained, "epoch"), key=lambda line: (line["R@1_fused"], -line["step"]))
+    assert (loaded.about["epochs"], loaded.about["step"]) == (best["epoch"], best["step"])
+    assert loaded.about["fusion"] == best["fusion"]
+    assert set(loaded.about["fusion"]) == set(FusionWeights.model_fields)
+    assert loaded.about["warnings"] == []
     assert {"torch", "ray", "av"} <= loaded.about["versions"].keys()
     assert not loaded.model.training
     words = loaded.model.spec.tokenizer.vocabulary
@@ -122,29 +141,25 @@ def test_the_checkpoint_is_what_the_other_jobs_take(trained: Path) -> None:
 
 
 def test_all_clips_but_the_broken_are_kept_as_they_were_decoded(trained: Path, corpus) -> None:
-    stored = Clips(tuple(str(path) for path in sorted(trained.glob("clips/*/*.arrow"))))
+    stored = Kept([str(path) for path in sorted(trained.glob("clips/*/*.arrow"))])
     names = [row["id"] for split in ("train", "validation") for row in corpus.records(split)]
     assert sorted(stored.place) == sorted(names)
-    pixels, mask = stored.read(names[::5])
-    assert mask.all()
-    for name, frames in zip(names[::5], pixels, strict=True):
+    clips = stored.read(names[::5])
+    assert clips.mask.all()
+    assert clips.pixels is not None
+    for name, frames in zip(names[::5], clips.pixels.numpy(), strict=True):
         path = corpus.folder / name.rsplit("-", 1)[0] / f"{name}.mp4"
         assert np.array_equal(frames, decoders.decode("pyav", decoders.Request(str(path), SAMPLING, 32)).frames)
 
 
-def test_broken_videos_are_listed_and_the_same_seed_is_the_same_training(
+def test_a_run_that_is_done_is_not_done_again(
     trained: Path, run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A second run into the folder finds its clips, decodes nothing, and comes to the same bits."""
-    before = {path: path.stat().st_mtime_ns for path in trained.glob("clips/**/*")}
-    logged = metrics(trained)
-    weights = (trained / "model" / "model.safetensors").read_bytes()
-
-    monkeypatch.setattr(clips_module, "progress", lambda *_: pytest.fail("clips that are there were decoded again"))
-    run(trained)
-    assert {path: path.stat().st_mtime_ns for path in trained.glob("clips/**/*")} == before
-    assert metrics(trained) == logged
-    assert (trained / "model" / "model.safetensors").read_bytes() == weights
+    """The same command only says what there is; what failed is listed again."""
+    logged = (trained / "metrics.jsonl").read_text()
+    monkeypatch.setattr(job, "_fit", lambda *_: pytest.fail("a training that was done was done again"))
+    assert run(trained) == trained / "model"
+    assert (trained / "metrics.jsonl").read_text() == logged
     printed = capsys.readouterr().out
     assert "48 captions of 24 videos" in printed
     assert "empty.mp4: empty" in printed
@@ -153,26 +168,35 @@ def test_broken_videos_are_listed_and_the_same_seed_is_the_same_training(
     assert str(trained / "model") in printed
 
 
+def test_the_same_seed_is_the_same_training(trained: Path, run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Begun again in its folder it finds its clips, decodes nothing, and comes to the same bits."""
+    before = {path: path.stat().st_mtime_ns for path in trained.glob("clips/**/*")}
+    logged = records(trained, "step"), records(trained, "epoch")
+    weights = (trained / "model" / "model.safetensors").read_bytes()
+    monkeypatch.setattr(clips_module, "progress", lambda *_: pytest.fail("clips that are there were decoded again"))
+    run(trained, restart="yes")
+    assert {path: path.stat().st_mtime_ns for path in trained.glob("clips/**/*")} == before
+    assert (records(trained, "step"), records(trained, "epoch")) == logged
+    assert (trained / "model" / "model.safetensors").read_bytes() == weights
+
+
+def test_a_folder_with_another_run_is_left_alone(trained: Path, run) -> None:
+    """Settings that are checked before Ray starts, and data that are known after."""
+    with pytest.raises(MgvrError, match=r"holds another run:\n  epochs: 2 against 3\n.*--restart yes"):
+        run(trained, epochs=EPOCHS + 1)
+    with pytest.raises(MgvrError, match=r"holds another run:\n  data: "):
+        run(trained, validation=None)
+    assert records(trained, "epoch")[-1]["epoch"] == EPOCHS
+
+
 def test_two_workers_train_as_one(trained: Path, run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every worker has half of the rows of each batch, and all of its negatives. Clips may move with their folder."""
     shutil.copytree(trained / "clips", tmp_path / "clips")
     monkeypatch.setattr(clips_module, "progress", lambda *_: pytest.fail("clips that are there were decoded again"))
     run(tmp_path, workers=2)
-    for one, two in zip(metrics(trained), metrics(tmp_path), strict=True):
+    for one, two in zip(records(trained, "step"), records(tmp_path, "step"), strict=True):
         for name in ("loss", "loss_weak", "loss_strong", "loss_pearson"):
             assert two[name] == pytest.approx(one[name], abs=1e-4)
-
-
-@given(st.integers(1, 200), st.integers(0, 2**32), st.integers(0, 50))
-def test_an_epoch_has_every_pair_once_in_an_order_of_its_own(pairs: int, seed: int, epoch: int) -> None:
-    order = epoch_order(pairs, seed, epoch)
-    assert sorted(order.tolist()) == list(range(pairs))
-    assert np.array_equal(order, epoch_order(pairs, seed, epoch))
-
-
-def test_epochs_and_seeds_have_orders_of_their_own() -> None:
-    orders = {tuple(epoch_order(50, seed, epoch).tolist()) for seed in range(3) for epoch in range(3)}
-    assert len(orders) == 9
 
 
 RESNET = {
@@ -191,6 +215,11 @@ RESNET = {
         ({"sampling": {"strategy": "uniform", "frames": 6}}, "trained at 4 frames, but the videos have 6"),
         ({"model": {**MODEL, "architecture": RESNET}}, r"no patch features: set --loss\.patch_weak 0"),
         ({"validation": {"uri": "nowhere.jsonl"}}, "nowhere.jsonl"),
+        ({"trained": 5}, "the image tower has 1 blocks, not 5"),
+        ({"features": "somewhere"}, "set --trained heads"),
+        ({"rerank": dict.fromkeys(FusionWeights.model_fields, 0.0)}, "all weights are 0"),
+        ({"selection": {"metric": "tib_patch"}}, "selection.metric is tib_patch, but rerank has only"),
+        ({"captions": "sample", "batch_size": 32}, "26 captions make no batch of 32"),
     ],
 )
 def test_what_can_be_checked_is_checked_before_ray_starts(

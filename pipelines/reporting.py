@@ -1,0 +1,79 @@
+"""The report of a training, from its log and what was chosen."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from mgvr_core.evaluation.bootstrap import Interval
+from mgvr_core.evaluation.training_page import Selection
+from mgvr_core.evaluation.training_report import Fusion, Setup, TrainingReport, read_log, write_training_report
+from mgvr_core.features.contents import now
+from mgvr_core.model import checkpoint
+from mgvr_core.scoring.fusion import FusionWeights
+from mgvr_core.training.trained import set_trained, trained_parameters
+from pipelines.environment import command_line, hardware, versions
+from pipelines.models import model_fingerprint
+from pipelines.train_options import TrainConfig
+from pipelines.training import TrainingTask
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The checkpoint that a run comes to."""
+
+    step: int
+    epoch: int
+    metric: str
+    value: float | None
+    """Of the metric on validation; None without a validation split."""
+    fusion: FusionWeights
+
+    @property
+    def in_words(self) -> str:
+        """For a reader."""
+        if self.value is None:
+            return f"step {self.step}, the last: there is no validation split to choose on"
+        return f"epoch {self.epoch} (step {self.step}), by {self.metric} = {100 * self.value:.1f} % on validation"
+
+
+def report_training(
+    config: TrainConfig,
+    task: TrainingTask,
+    chosen: Chosen,
+    test: dict[str, Interval],
+    failures: list[dict[str, str]],
+) -> Path:
+    """Write OUT/training.{html,md,json}; returns the page."""
+    out = Path(task.out)
+    model = checkpoint.load(out / "model").model
+    set_trained(model, task.trained)
+    trained, total = trained_parameters(model)
+    captioned = task.train.captioned
+    fitted = task.fusion == "fitted" and chosen.value is not None
+    report = TrainingReport(
+        title=f"mgvr train: {out.name}",
+        created=now(),
+        command=command_line(),
+        configuration=config.model_dump(mode="json"),
+        versions=versions(),
+        hardware=hardware(),
+        fingerprint={**{name: str(part) for name, part in model_fingerprint(model).parts.items()}, "run": task.run},
+        setup=Setup(
+            pairs=len(captioned.captions),
+            videos=captioned.videos,
+            batch_size=task.batch_size,
+            steps_per_epoch=task.batches.steps_per_epoch,
+            epochs=task.epochs,
+            workers=config.workers,
+            parameters_trained=trained,
+            parameters_total=total,
+        ),
+        log=read_log(task.log),
+        selection=Selection(chosen.metric, chosen.epoch, chosen.step, chosen.value),
+        fusion=Fusion(chosen.fusion.model_dump(), "fitted" if fitted else "released"),
+        test=test,
+        failures=tuple(failures),
+        warnings=tuple(task.about["warnings"]),
+    )
+    return write_training_report(report, out)["training.html"]

@@ -1,0 +1,191 @@
+"""The data of a training: three splits that share no video, each with its captions and where its videos come from."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pyarrow as pa
+
+from mgvr_core.config import LocalPath, Section
+from mgvr_core.datasets.manifest import CorpusConfig
+from mgvr_core.errors import MgvrError
+from mgvr_core.features.snapshot import Snapshot
+from mgvr_core.identity import hash_json
+from mgvr_core.model.load import ModelConfig
+from mgvr_core.training.pairs import Captioned, CaptionUse
+from mgvr_core.video.sampling import SamplingConfig
+from pipelines.answering import encode_texts
+from pipelines.clips import decode_clips
+from pipelines.decoding import DecodingConfig
+from pipelines.identifying import list_corpus, unique_videos
+from pipelines.models import ComputeConfig
+from pipelines.progress import progress
+from pipelines.sources import KeptFiles, Stream
+from pipelines.training import Split
+from pipelines.unpacking import unpack_features
+
+SPLITS = ("train", "validation", "test")
+_NAMED_TEST = re.compile(r"(?:^|[^a-z])test(?:ing)?(?:[^a-z]|$)", re.IGNORECASE)
+
+
+class ClipsConfig(Section):
+    """Where decoded training clips are."""
+
+    mode: Literal["keep", "stream"] = "keep"
+    """keep: every video is decoded once, before the first step, onto disk. stream: decoded again in every epoch while
+    the model is at work, and nothing is kept: for a corpus too large to keep. With several captions a video set
+    captions to sample, or a video is decoded once for each. Validation and test clips are kept either way."""
+    folder: LocalPath | None = None
+    """Folder of the kept clips, which several runs may share; none: OUT/clips."""
+
+
+class DataError(MgvrError):
+    """A split that can't be trained, selected or tested on."""
+
+
+@dataclass
+class Prepared:
+    """What the driver knows of the data once it has been listed, read and decoded."""
+
+    splits: dict[str, Split]
+    videos: dict[str, set[str]]
+    """Of each split: ids and content hashes, to tell whether two share a video."""
+    failures: list[dict[str, str]] = field(default_factory=list)
+    """uri, stage, kind and message."""
+
+    def digests(self) -> dict[str, str]:
+        """What the splits hold, for the identity of a run."""
+        return {name: split.captioned.digest() for name, split in self.splits.items()}
+
+
+def captioned_videos(corpora: dict[str, CorpusConfig]) -> dict[str, pa.Table]:
+    """The videos of each split; raises MgvrError where one has no caption."""
+    found = {}
+    for name, corpus in corpora.items():
+        videos = list_corpus(corpus)
+        for row in videos.to_pylist():
+            if not row["captions"]:
+                raise MgvrError(f"{corpus.uri}: {row['uri']} has no caption, so it is no use to {name}: remove the row")
+        found[name] = videos
+    return found
+
+
+def selection_warnings(
+    corpora: dict[str, CorpusConfig], shared: dict[tuple[str, str], int], allowed: bool
+) -> list[str]:
+    """What is wrong with how the splits lie to each other, for every report of this run.
+
+    `shared`: how many videos two splits have in common. Raises MgvrError for what is not allowed.
+    """
+    found = []
+    validation = corpora.get("validation")
+    if validation is not None and _NAMED_TEST.search(Path(validation.uri).stem):
+        found.append(
+            f"the validation split {validation.uri} is a test split by its name: the epoch and the fusion weights are "
+            "chosen on it, so its figures are no estimate for new queries"
+        )
+    for (one, other), count in shared.items():
+        if count:
+            found.append(f"{count} videos of the {other} split are in the {one} split too: its figures are too good")
+    if found and not allowed:
+        raise MgvrError(
+            "\n".join(found)
+            + "\nGive splits that share no video (part of the training videos makes a validation split), or set "
+            "--selection.allow_test true: every report of this model will then say so"
+        )
+    return found
+
+
+def shared_videos(videos: dict[str, set[str]]) -> dict[tuple[str, str], int]:
+    """How many ids or contents each pair of splits has in common."""
+    names = [name for name in SPLITS if name in videos]
+    pairs = [(one, other) for at, one in enumerate(names) for other in names[at + 1 :]]
+    return {(one, other): len(videos[one] & videos[other]) for one, other in pairs}
+
+
+def from_videos(
+    videos: dict[str, pa.Table],
+    captions: CaptionUse,
+    clips: ClipsConfig,
+    sampling: SamplingConfig,
+    size: int,
+    decoding: DecodingConfig,
+    stall_s: int,
+    out: Path,
+) -> Prepared:
+    """Read and decode the splits' videos; broken ones are listed and left out. Needs a Ray connection."""
+    prepared = Prepared({}, {})
+    kept = Path(clips.folder).absolute() if clips.folder is not None else out / "clips"
+    for name, table in videos.items():
+        rows, refused = unique_videos(table, decoding)
+        prepared.failures += [{"uri": row["uri"], **json.loads(row["fault"])} for row in refused]
+        prepared.videos[name] = {*rows["id"].to_pylist(), *rows["content_hash"].to_pylist()}
+        if name == "train" and clips.mode == "stream":
+            plain = rows.select(["id", "uri", "content_hash", "start", "end"])
+            source: KeptFiles | Stream = Stream(plain, sampling, size, decoding, stall_s, str(out / "faults.tsv"))
+            lost: set[str] = set()
+        else:
+            decoded = decode_clips(rows, sampling, size, decoding, kept, stall_s)
+            prepared.failures += decoded.failures
+            source, lost = KeptFiles(decoded.paths), {failure["id"] for failure in decoded.failures}
+        good = ((row["id"], row["captions"]) for row in rows.to_pylist() if row["id"] not in lost)
+        prepared.splits[name] = Split(Captioned.of(good, captions if name == "train" else "expand"), source)
+    return prepared
+
+
+def from_features(
+    videos: dict[str, pa.Table],
+    captions: CaptionUse,
+    snapshot: Snapshot,
+    patches: bool,
+    model: ModelConfig,
+    compute: ComputeConfig,
+    out: Path,
+) -> Prepared:
+    """Find the splits' videos in a feature set, by id or by uri, and encode their captions once.
+
+    A video that the set does not hold is listed and left out. Needs a Ray connection.
+    """
+    prepared = Prepared({}, {})
+    source = KeptFiles(unpack_features(snapshot, patches, out / "features"))
+    by_uri = {uri: name for name, uris in snapshot.uris.items() for uri in uris}
+    contents = {
+        name: digest
+        for table in snapshot.tables(["id", "content_hash"])
+        for name, digest in zip(table["id"].to_pylist(), table["content_hash"].to_pylist(), strict=True)
+    }
+    for split, table in videos.items():
+        found: dict[str, list[str]] = {}
+        for row in table.to_pylist():
+            name = row["id"] if row["id"] in contents else by_uri.get(row["uri"])
+            if name is None:
+                message = f"{row['uri']} is not in {snapshot.url}"
+                prepared.failures.append({"uri": row["uri"], "stage": "read", "kind": "missing", "message": message})
+                continue
+            found[name] = list(dict.fromkeys([*found.get(name, []), *row["captions"]]))
+        prepared.videos[split] = {*found, *(contents[name] for name in found)}
+        captioned = Captioned.of(found.items(), captions if split == "train" else "expand")
+        texts = _encoded(captioned, model, compute, out / "texts")
+        prepared.splits[split] = Split(captioned, source, texts)
+    return prepared
+
+
+def _encoded(captioned: Captioned, model: ModelConfig, compute: ComputeConfig, folder: Path) -> str:
+    """The file with the vectors of all captions, (captions, D) fp32, computed now or in an earlier run."""
+    key = hash_json([captioned.captions, model.model_dump(mode="json")])[:16]
+    file = folder / f"{key}.npy"
+    if not file.exists():
+        texts = list(dict.fromkeys(captioned.captions))
+        with progress("encode texts", len(texts), "encoded") as counter:
+            vectors = encode_texts(texts, model, compute, counter).vectors
+        place = {text: row for row, text in enumerate(texts)}
+        folder.mkdir(parents=True, exist_ok=True)
+        new = folder / f".{key}.npy"
+        np.save(new, vectors[[place[text] for text in captioned.captions]])
+        new.replace(file)
+    return str(file)

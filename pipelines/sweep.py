@@ -1,0 +1,232 @@
+"""Trainings that differ in one thing each, on several seeds, as one table.
+
+Reads    a sweep file: `base`, what all trainings share (keys of mgvr train); `rows`, a name and the keys that it sets;
+         `seeds`; and `procedural`, if the corpus of mgvr demo is to be made for it
+Writes   OUT/sweep.md, sweep.json    the table: R@1 on the test split of every score and of the two-stage search, means
+                                     over seeds, 95 % intervals over videos, paired gains from row to row
+         OUT/cells/ROW-SEED/         each training, as mgvr train leaves it
+         OUT/corpus/, OUT/clips/     what they share
+
+A training that is done is not done again, and one that was killed goes on: run the same command.
+
+  mgvr sweep jobs/sweeps/ablation.yaml
+  mgvr sweep jobs/sweeps/ablation.yaml --seeds 0 --out runs/one-seed
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import ray
+from numpy.typing import NDArray
+from pydantic import Field, model_validator
+from ray.exceptions import RayError
+
+from mgvr_core.config import LocalPath, Section, parse
+from mgvr_core.datasets.scenes import ProceduralConfig
+from mgvr_core.errors import JobError, MgvrError
+from mgvr_core.evaluation.ablation import Line, markdown, tabulate
+from mgvr_core.evaluation.files import replacing
+from mgvr_core.identity import hash_json
+from pipelines import starting
+from pipelines.environment import command_line, versions
+from pipelines.finishing import TEST_FILE
+from pipelines.making import make_corpus
+from pipelines.progress import progress
+from pipelines.runtime import RayConfig, available_cores, cluster, main, summary
+from pipelines.train import train
+from pipelines.train_options import TrainConfig
+
+_SYSTEMS = ("video", "frame_weak", "tib_frame", "patch_weak", "tib_patch")
+
+
+class RowConfig(Section):
+    """One row of the table."""
+
+    name: str
+    set: dict[str, Any] = Field(default_factory=dict, description="keys of mgvr train, with dots, and their values")
+    against: str | None = None
+    """The row that the gain is over; none: the one above."""
+
+
+class SweepConfig(Section):
+    """mgvr sweep."""
+
+    out: LocalPath = Field(description="folder of the sweep")
+    procedural: ProceduralConfig | None = Field(
+        None, description="make this procedural corpus and train, validate and test on its splits"
+    )
+    base: dict[str, Any] = Field(description="what all trainings share: keys of mgvr train, nested as in its own file")
+    rows: tuple[RowConfig, ...] = Field(min_length=1, description="the rows of the table")
+    seeds: tuple[int, ...] = Field((0,), min_length=1, description="each row is trained on every seed")
+    parallel: int = Field(1, gt=0, description="trainings at once; they share the machine's threads")
+    ray: RayConfig = RayConfig()
+
+    @model_validator(mode="after")
+    def _named_apart(self) -> SweepConfig:
+        names = [row.name for row in self.rows]
+        if len({_slug(name) for name in names}) < len(names):
+            raise ValueError(f"rows need names that differ in letters or digits: {names}")
+        for row in self.rows:
+            if row.against is not None and row.against not in names:
+                raise ValueError(f"row {row.name}: there is no row {row.against} to compare it with")
+        return self
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One training."""
+
+    row: str
+    config: TrainConfig
+
+    @property
+    def out(self) -> Path:
+        """Its folder."""
+        return Path(self.config.out)
+
+    @property
+    def digest(self) -> str:
+        """Tells whether what is there was trained so."""
+        return hash_json(self.config.model_dump(mode="json"))
+
+    def is_done(self) -> bool:
+        """Whether it has been trained and measured."""
+        mark = self.out / "cell.json"
+        return mark.exists() and json.loads(mark.read_text(encoding="utf-8"))["digest"] == self.digest
+
+
+def sweep(config: SweepConfig) -> list[Line]:
+    """Train what is missing and make the table; raises MgvrError before Ray starts for a row that is not valid.
+
+    Raises JobError at the end where a training failed; the others are done then, and kept.
+    """
+    began = time.monotonic()
+    out = Path(config.out).absolute()
+    cells = [_cell(config, row, seed, out) for row in config.rows for seed in config.seeds]
+    waiting = [cell for cell in cells if not cell.is_done()]
+    failures: dict[str, str] = {}
+    if waiting:
+        with cluster(config.ray):
+            if config.procedural is not None:
+                make_corpus(out / "corpus", config.procedural)
+            starting.prepare(waiting[0].config, starting.plan(waiting[0].config))  # clips, once for all
+            failures = _run(waiting, config.parallel)
+    if failures:
+        raise JobError("\n".join([f"{len(failures)} of {len(cells)} trainings failed:", *failures.values()]))
+    lines = _table(config, cells)
+    _write(config, lines, out)
+    print(markdown(lines, _SYSTEMS))
+    rows = {
+        "trainings": f"{len(cells)}, of which {len(cells) - len(waiting)} were there already",
+        "time": f"{time.monotonic() - began:.0f} s",
+        "table": str(out / "sweep.md"),
+    }
+    print(summary("sweep: done", rows))
+    return lines
+
+
+def _cell(config: SweepConfig, row: RowConfig, seed: int, out: Path) -> Cell:
+    values = json.loads(json.dumps(config.base))
+    corpora = {"corpus": "train", "validation": "validation", "test": "test"}
+    defaults: dict[str, Any] = {"clips.folder": str(out / "clips")}
+    if config.procedural is not None:
+        defaults |= {f"{key}.uri": str(out / "corpus" / f"{split}.jsonl") for key, split in corpora.items()}
+    chosen = {"seed": seed, "model.seed": seed, "restart": "changed", "out": str(out / "cells" / _cell_name(row, seed))}
+    for dotted, value in {**defaults, **row.set, **chosen}.items():
+        _assign(values, dotted, value)
+    values.setdefault("compute", {}).setdefault("threads", max(1, available_cores() // config.parallel))
+    cell = Cell(row.name, parse(TrainConfig, values, source=f"row {row.name!r} of the sweep"))
+    if cell.config.test is None:
+        raise MgvrError(f"row {row.name!r}: a sweep measures on a test split: give base.test.uri")
+    return cell
+
+
+def _assign(values: dict[str, Any], dotted: str, value: Any) -> None:
+    *parents, leaf = dotted.split(".")
+    for parent in parents:
+        values = values.setdefault(parent, {})
+    values[leaf] = value
+
+
+def _run(cells: Sequence[Cell], parallel: int) -> dict[str, str]:
+    """Train cells, some at once; returns the failures by folder."""
+    failures: dict[str, str] = {}
+    running: dict[Any, Cell] = {}
+    queue = list(cells)
+    with progress("sweep", len(cells), "trainings") as counter:
+        while queue or running:
+            while queue and len(running) < parallel:
+                cell = queue.pop(0)
+                running[_train.remote(cell.config, cell.digest)] = cell
+            (done,), _ = ray.wait(list(running))
+            cell = running.pop(done)
+            try:
+                ray.get(done)
+                counter.add.remote("trainings", 1)
+            except RayError as error:
+                failures[str(cell.out)] = f"{cell.out}: {str(error).strip().splitlines()[-1]}"
+                counter.add.remote("failed", 1)
+    return failures
+
+
+@ray.remote(num_cpus=0, max_retries=0)
+def _train(config: TrainConfig, digest: str) -> None:
+    train(config)
+    with replacing(Path(config.out) / "cell.json") as file:
+        json.dump({"digest": digest}, file)
+
+
+def _table(config: SweepConfig, cells: Sequence[Cell]) -> list[Line]:
+    ranks: dict[str, list[dict[str, NDArray[np.float64]]]] = {}
+    videos: list[str] = []
+    for cell in cells:
+        table = pq.read_table(cell.out / TEST_FILE)
+        names = [name for name in table.schema.names if name.startswith("rank_")]
+        ranks.setdefault(cell.row, []).append({name.removeprefix("rank_"): table[name].to_numpy() for name in names})
+        found = table["video"].to_pylist()
+        if videos and videos != found:
+            raise MgvrError(f"{cell.out} was tested on other videos than the first: all rows need the same test split")
+        videos = found
+    names = [row.name for row in config.rows]
+    above = dict(zip(names[1:], names, strict=False))
+    return tabulate(ranks, videos, {**above, **{row.name: row.against for row in config.rows if row.against}})
+
+
+def _write(config: SweepConfig, lines: Sequence[Line], out: Path) -> None:
+    with replacing(out / "sweep.md") as file:
+        file.write(markdown(lines, _SYSTEMS))
+    document = {
+        "command": command_line(),
+        "configuration": config.model_dump(mode="json"),
+        "versions": versions(),
+        "rows": [asdict(line) for line in lines],
+    }
+    with replacing(out / "sweep.json") as file:
+        json.dump(document, file, indent=1)
+
+
+def _cell_name(row: RowConfig, seed: int) -> str:
+    return f"{_slug(row.name)}-{seed}"
+
+
+def _slug(name: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+
+
+def run(argv: Sequence[str] | None = None) -> int:
+    """The command line of this job; returns its exit code."""
+    return main(SweepConfig, sweep, "mgvr sweep", __doc__, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(run())
