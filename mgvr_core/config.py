@@ -55,7 +55,7 @@ def load(
         merged = _expand(_read_yaml(file), environment or {}, str(file))
     annotations = {name: field.annotation for name, field in keys(kind)}
     for dotted, text in overrides.items():
-        _assign(merged, dotted, _read_value(text, annotations.get(dotted)))
+        assign(merged, dotted, _read_value(text, annotations.get(dotted)))
     return parse(kind, merged, source=str(file) if file else "the command line")
 
 
@@ -144,7 +144,8 @@ def _read_value(text: str, annotation: object) -> Any:
     return value
 
 
-def _assign(values: dict[str, Any], dotted: str, value: Any) -> None:
+def assign(values: dict[str, Any], dotted: str, value: Any) -> None:
+    """Set a key by its dotted name; raises MgvrError where a plain value stands in the way."""
     *parents, leaf = dotted.split(".")
     for parent in parents:
         inner = values.setdefault(parent, {})

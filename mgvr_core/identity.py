@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,6 +30,15 @@ def hash_file(path: Path) -> str:
 def hash_json(value: object) -> str:
     """SHA-256 of a value's canonical JSON (sorted keys, no blanks) as 64 hex digits."""
     return hashlib.sha256(_canonical(value).encode()).hexdigest()
+
+
+def hash_lines(*values: object) -> str:
+    """`hash_json` of values one after another, of which an iterator's are never held together."""
+    digest = hashlib.sha256()
+    for value in values:
+        for item in value if isinstance(value, Iterator) else (value,):
+            digest.update(f"{_canonical(item)}\n".encode())
+    return digest.hexdigest()
 
 
 def hash_arrays(arrays: Iterable[tuple[str, np.ndarray]]) -> str:

@@ -58,6 +58,34 @@ def decode_clips(
         document = json.loads(done.read_text(encoding="utf-8"))
         return ClipFiles(tuple(str(place / name) for name in document["files"]), tuple(document["failures"]))
     place.mkdir(parents=True, exist_ok=True)
+    there = _there(place)
+    wanted = videos.filter(pa.array([name not in there for name in videos["id"].to_pylist()], pa.bool_()))
+    rows = _decode(wanted, sampling, size, decoding, place, stall_s) if len(wanted) else []
+    files = ClipFiles(
+        tuple(sorted({*there.values(), *(path for path, _ in rows if path)})),
+        tuple(failure for _, failures in rows for failure in failures),
+    )
+    temporary = place / f".{uuid4().hex}"
+    # Names, not paths: the run's folder may move.
+    document = {"files": [Path(path).name for path in files.paths], "failures": files.failures}
+    temporary.write_text(json.dumps(document), encoding="utf-8")
+    temporary.replace(done)
+    return files
+
+
+def _there(place: Path) -> dict[str, str]:
+    """Clips that a run which was killed has left: id -> file. A file that has its name is whole."""
+    return {
+        name: str(path)
+        for path in sorted(place.glob("*.arrow"))
+        for name in pa.ipc.open_file(pa.memory_map(str(path))).read_all()["id"].to_pylist()
+    }
+
+
+def _decode(
+    videos: pa.Table, sampling: SamplingConfig, size: int, decoding: DecodingConfig, place: Path, stall_s: int
+) -> list[tuple[str, list[dict[str, str]]]]:
+    """Decode some videos into files; returns each file's path, or none, and what could not be decoded."""
     decoders, block = decoding.plan(len(videos), stall_s)
     blocks = [videos.slice(begin, block) for begin in range(0, len(videos), block)]
     with progress("decode", len(videos), "decoded") as counter:
@@ -77,16 +105,7 @@ def decode_clips(
                 compute=ActorPoolStrategy(size=1),
             )
         )
-        rows = [(row["path"], json.loads(row["failures"])) for row in written.iter_rows()]
-    files = ClipFiles(
-        tuple(sorted(path for path, _ in rows if path)), tuple(failure for _, failures in rows for failure in failures)
-    )
-    temporary = place / f".{uuid4().hex}"
-    # Names, not paths: the run's folder may move.
-    document = {"files": [Path(path).name for path in files.paths], "failures": files.failures}
-    temporary.write_text(json.dumps(document), encoding="utf-8")
-    temporary.replace(done)
-    return files
+        return [(row["path"], json.loads(row["failures"])) for row in written.iter_rows()]
 
 
 class _WriteClips:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import time
@@ -13,6 +14,7 @@ import pyarrow.parquet as pq
 import ray
 import torch
 
+from mgvr_core.errors import JobError
 from mgvr_core.evaluation.bootstrap import Interval, intervals
 from mgvr_core.evaluation.metrics import Measure, Ranks, recall_at
 from mgvr_core.model import checkpoint
@@ -31,14 +33,20 @@ TEST_FILE = "test.parquet"
 def finish(config: TrainConfig, task: TrainingTask, failures: list[dict[str, str]], began: float) -> Path:
     """Choose, export, measure and report; returns the folder of the model."""
     out = Path(task.out)
-    last = state.steps(task.checkpoints)[-1]
+    last = max(state.steps(task.checkpoints), default=0)
+    if last < task.batches.steps:
+        raise JobError(
+            f"the workers are done, but {task.checkpoints} holds no checkpoint of step {task.batches.steps}: on "
+            "several nodes OUT must lie on storage that all of them share"
+        )
     history = _history(state.path_of(task.checkpoints, last))
     step = pick(history, task.metric, last)
     row = next((row for row in history if row["step"] == step), {})
-    chosen = Chosen(step, row.get("epoch", task.epochs), task.metric, row.get(task.metric), _fusion(task, row))
+    fusion, fitted = _fusion(task, row)
+    chosen = Chosen(step, row.get("epoch", task.epochs), task.metric, row.get(task.metric), fusion, fitted)
     _export(task, chosen)
     test = _test(task, chosen) if task.test is not None else {}
-    failures = [*failures, *_streamed_failures(out / "faults.tsv")]
+    failures = [*failures, *_streamed_failures(out / "faults.jsonl")]
     page = report_training(config, task, chosen, test, failures)
     shutil.rmtree(out / "ray", ignore_errors=True)  # Ray's own notes of runs that are over
     print(_summary(task, chosen, test, failures, time.monotonic() - began, page))
@@ -49,8 +57,9 @@ def _history(path: Path) -> list[dict[str, Any]]:
     return list(json.loads((path / "state.json").read_text(encoding="utf-8"))["history"])
 
 
-def _fusion(task: TrainingTask, row: dict[str, Any]) -> FusionWeights:
-    return FusionWeights(**row["fusion"]) if "fusion" in row else task.rerank
+def _fusion(task: TrainingTask, row: dict[str, Any]) -> tuple[FusionWeights, bool]:
+    """The weights that go with an epoch, and whether they were fitted."""
+    return (FusionWeights(**row["fusion"]), row["fitted"]) if "fusion" in row else (task.rerank, False)
 
 
 def _export(task: TrainingTask, chosen: Chosen) -> None:
@@ -97,8 +106,11 @@ def _streamed_failures(file: Path) -> list[dict[str, str]]:
     """Videos that could not be decoded on the way, each once, whatever the number of epochs."""
     if not file.exists():
         return []
-    lines = dict(line.split("\t", 1) for line in file.read_text(encoding="utf-8").splitlines())
-    return [{"uri": uri, **json.loads(fault)} for uri, fault in sorted(lines.items())]
+    found: dict[str, dict[str, str]] = {}
+    for line in file.read_text(encoding="utf-8").splitlines():
+        with contextlib.suppress(ValueError):  # two workers wrote at once, on a file system that mixes such lines
+            found.setdefault(json.loads(line)["uri"], json.loads(line))
+    return [found[uri] for uri in sorted(found)]
 
 
 def _summary(

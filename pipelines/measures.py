@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,11 +11,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mgvr_core.evaluation.metrics import Ranks, positions_from_scores, ranks, recall_at
+from mgvr_core.evaluation.metrics import Positions, Ranks, positions_from_scores, ranks, recall_at
 from mgvr_core.model.eercf import EERCF
 from mgvr_core.retrieval.coarse import Candidates, search
-from mgvr_core.retrieval.fit import fit_fusion
-from mgvr_core.retrieval.two_stage import reranked, whole_scores
+from mgvr_core.retrieval.fit import NothingToFitError, fit_fusion
+from mgvr_core.retrieval.two_stage import positions, reranked
 from mgvr_core.scoring.features import VideoFeatures
 from mgvr_core.scoring.fusion import FusionWeights, fuse, score_each
 from mgvr_core.scoring.video import project_text
@@ -45,21 +46,26 @@ class Scores:
 def score_split(
     model: EERCF,
     text: Tensor,
-    blocks: list[VideoFeatures],
+    blocks: Iterable[VideoFeatures],
     owner: NDArray[np.int64],
     mixing: Tensor | None,
     active: FusionWeights,
 ) -> Scores:
-    """The scores of frames and those of patches that have a weight: text (T, D) of unit length, V videos in blocks."""
+    """The scores of frames and those of patches that have a weight: text (T, D) of unit length, V videos in blocks.
+
+    One block at a time is asked for, so that no more than one is held.
+    """
     wanted = active.model_copy(update={name: getattr(active, name) or 1.0 for name in _OF_FRAMES})
     parts: dict[str, list[Matrix]] = {}
+    coarse: list[Matrix] = []
     for videos in blocks:
+        coarse.append(videos.video.float().cpu().numpy())
         for name, columns in _columns(model, text, videos, mixing, wanted).items():
             parts.setdefault(name, []).append(columns)
     return Scores(
         each={name: np.concatenate(columns, axis=1) for name, columns in parts.items()},
         queries=project_text(text, model.video_projection).float().cpu().numpy(),
-        videos=torch.cat([videos.video for videos in blocks]).float().cpu().numpy(),
+        videos=np.concatenate(coarse),
         owner=owner,
     )
 
@@ -75,16 +81,21 @@ def _columns(
     return {name: torch.cat([row[name] for row in rows]).float().cpu().numpy() for name in rows[0]}
 
 
-def fit_weights(scores: Scores, active: FusionWeights, choice: FusionChoice, k: int) -> FusionWeights:
-    """The weights of the rerank: fitted to the candidates of this split, or those given.
+def fit_weights(scores: Scores, active: FusionWeights, choice: FusionChoice, k: int) -> tuple[FusionWeights, bool]:
+    """The weights of the rerank, and whether they were fitted to the candidates of this split or are those given.
 
-    Raises MgvrError where nothing right is among the candidates, so that there is nothing to fit to.
+    They stay as given where nothing right is among the candidates, as it may be early in a training, and where no score
+    tells right from wrong. Raises MgvrError for a score that is not finite.
     """
     if choice == "released":
-        return active
+        return active, False
     candidates = search(scores.queries, scores.videos, k)
     mine = {name: np.take_along_axis(scores.each[name], candidates.index, axis=1) for name in active.active}
-    return fit_fusion(mine, candidates.index == scores.owner[:, None]).weights
+    try:
+        fit = fit_fusion(mine, candidates.index == scores.owner[:, None])
+    except NothingToFitError:
+        return active, False
+    return (fit.weights, True) if fit.fitted else (active, False)
 
 
 def ranks_of(scores: Scores, systems: dict[str, FusionWeights], k: int) -> dict[str, Ranks]:
@@ -92,10 +103,12 @@ def ranks_of(scores: Scores, systems: dict[str, FusionWeights], k: int) -> dict[
     relevant = [[int(row)] for row in scores.owner]
     found = {name: ranks(positions_from_scores(matrix, relevant)) for name, matrix in scores.each.items()}
     candidates = search(scores.queries, scores.videos, k)
+    T, V = len(scores.owner), len(scores.videos)
+    texts = np.arange(T)
     for name, weights in systems.items():
-        fused = _fused(scores, candidates, weights)
-        whole = whole_scores(reranked(candidates, fused), scores.queries, scores.videos)
-        found[name] = ranks(positions_from_scores(whole, relevant))
+        ranking = reranked(candidates, _fused(scores, candidates, weights))
+        better, tied = positions(ranking, candidates, scores.queries, scores.videos, texts, scores.owner)
+        found[name] = ranks(Positions(texts, better, tied, T, V, np.zeros(T, np.int64)))
     return found
 
 

@@ -27,6 +27,15 @@ class Counter:
         self._counts: dict[str, float] = {}
         self._measures: dict[str, float] = {}
         self._peaks: dict[str, int] = {}
+        self._failure: str | None = None
+
+    def fail(self, message: str) -> None:
+        """Note why the work can't go on, for the driver: an error that is raised would only be tried again."""
+        self._failure = self._failure or message
+
+    def failure(self) -> str | None:
+        """What was noted first, if anything was."""
+        return self._failure
 
     def add(self, name: str, number: int) -> None:
         """Count `number` more."""
@@ -106,7 +115,8 @@ def _print(label: str, total: int, counted: str, counter: Any, done: threading.E
 def describe(label: str, counts: dict[str, float], total: int, counted: str, seconds: float) -> str:
     """The progress line: counts, rate and what is left."""
     finished = counts.get(counted, 0)
-    rate = finished / seconds if seconds > 0 else 0.0
+    # What an earlier run had done took none of this one's time.
+    rate = (finished - counts.get("resumed", 0)) / seconds if seconds > 0 else 0.0
     left = f", about {(total - finished) / rate:.0f} s left" if rate > 0 else ""
     others = "".join(f", {name} {number}" for name, number in counts.items() if name != counted and number)
     return f"{label}: {counted} {finished} of {total}{others}; {rate:.1f}/s{left}"

@@ -11,6 +11,7 @@ from mgvr_core.evaluation.training_report import Fusion, Setup, TrainingReport, 
 from mgvr_core.features.contents import now
 from mgvr_core.model import checkpoint
 from mgvr_core.scoring.fusion import FusionWeights
+from mgvr_core.training.optimiser import build_optimiser
 from mgvr_core.training.trained import set_trained, trained_parameters
 from pipelines.environment import command_line, hardware, versions
 from pipelines.models import model_fingerprint
@@ -28,6 +29,8 @@ class Chosen:
     value: float | None
     """Of the metric on validation; None without a validation split."""
     fusion: FusionWeights
+    fitted: bool
+    """Whether those were fitted on validation."""
 
     @property
     def in_words(self) -> str:
@@ -48,9 +51,9 @@ def report_training(
     out = Path(task.out)
     model = checkpoint.load(out / "model").model
     set_trained(model, task.trained)
+    build_optimiser(model, task.optimiser)  # which freezes CLIP where its rate is 0
     trained, total = trained_parameters(model)
     captioned = task.train.captioned
-    fitted = task.fusion == "fitted" and chosen.value is not None
     report = TrainingReport(
         title=f"mgvr train: {out.name}",
         created=now(),
@@ -60,7 +63,7 @@ def report_training(
         hardware=hardware(),
         fingerprint={**{name: str(part) for name, part in model_fingerprint(model).parts.items()}, "run": task.run},
         setup=Setup(
-            pairs=len(captioned.captions),
+            pairs=len(captioned),
             videos=captioned.videos,
             batch_size=task.batch_size,
             steps_per_epoch=task.batches.steps_per_epoch,
@@ -71,7 +74,7 @@ def report_training(
         ),
         log=read_log(task.log),
         selection=Selection(chosen.metric, chosen.epoch, chosen.step, chosen.value),
-        fusion=Fusion(chosen.fusion.model_dump(), "fitted" if fitted else "released"),
+        fusion=Fusion(chosen.fusion.model_dump(), "fitted" if chosen.fitted else "released"),
         test=test,
         failures=tuple(failures),
         warnings=tuple(task.about["warnings"]),

@@ -20,8 +20,8 @@ from mgvr_core.config import ConfigT, Section
 from mgvr_core.errors import JobError, MgvrError
 from pipelines.options import read_options
 
-OK, FAILED, BAD_INPUT = 0, 1, 2
-"""Exit codes: done; the job failed; the input or the configuration was refused before any work."""
+OK, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+"""Exit codes: done; the job failed; the input or the configuration was refused before any work; Ctrl-C."""
 
 
 class RayConfig(Section):
@@ -51,6 +51,9 @@ def main(
     except MgvrError as error:
         print(f"{program}: {error}", file=sys.stderr)
         return FAILED if isinstance(error, JobError) else BAD_INPUT
+    except KeyboardInterrupt:
+        print(f"\n{program}: interrupted; the same command goes on from what is done", file=sys.stderr)
+        return INTERRUPTED
     return OK
 
 

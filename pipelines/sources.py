@@ -6,6 +6,7 @@ but the seed and the epoch.
 
 from __future__ import annotations
 
+import json
 import queue
 import threading
 from collections.abc import Iterator, Sequence
@@ -184,7 +185,7 @@ class Stream:
     def failed(self, uri: str, fault: str) -> None:
         """Note a video that can't be decoded."""
         with open(self.faults, "a", encoding="utf-8") as file:  # noqa: PTH123 - one write a line, by several workers
-            file.write(f"{uri}\t{fault}\n")
+            file.write(json.dumps({"uri": uri, **json.loads(fault)}) + "\n")
 
 
 def ahead(items: Iterator[T]) -> Iterator[T]:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass, field
+from itertools import combinations
 from pathlib import Path
 from typing import Literal
+from uuid import uuid4
 
 import numpy as np
 import pyarrow as pa
@@ -15,7 +17,7 @@ from mgvr_core.config import LocalPath, Section
 from mgvr_core.datasets.manifest import CorpusConfig
 from mgvr_core.errors import MgvrError
 from mgvr_core.features.snapshot import Snapshot
-from mgvr_core.identity import hash_json
+from mgvr_core.identity import Fingerprint, hash_json, hash_lines
 from mgvr_core.model.load import ModelConfig
 from mgvr_core.training.pairs import Captioned, CaptionUse
 from mgvr_core.video.sampling import SamplingConfig
@@ -44,23 +46,23 @@ class ClipsConfig(Section):
     """Folder of the kept clips, which several runs may share; none: OUT/clips."""
 
 
-class DataError(MgvrError):
-    """A split that can't be trained, selected or tested on."""
-
-
 @dataclass
 class Prepared:
     """What the driver knows of the data once it has been listed, read and decoded."""
 
     splits: dict[str, Split]
-    videos: dict[str, set[str]]
-    """Of each split: ids and content hashes, to tell whether two share a video."""
+    videos: dict[str, dict[str, str]]
+    """Of each split: id -> content hash, to tell whether two share a video."""
     failures: list[dict[str, str]] = field(default_factory=list)
     """uri, stage, kind and message."""
 
     def digests(self) -> dict[str, str]:
-        """What the splits hold, for the identity of a run."""
-        return {name: split.captioned.digest() for name, split in self.splits.items()}
+        """What a run learns from and selects on, for its identity: captions, and the contents of the videos."""
+        return {
+            name: hash_json([self.splits[name].captioned.digest(), sorted(self.videos[name].items())])
+            for name in ("train", "validation")
+            if name in self.splits
+        }
 
 
 def captioned_videos(corpora: dict[str, CorpusConfig]) -> dict[str, pa.Table]:
@@ -101,11 +103,14 @@ def selection_warnings(
     return found
 
 
-def shared_videos(videos: dict[str, set[str]]) -> dict[tuple[str, str], int]:
-    """How many ids or contents each pair of splits has in common."""
+def shared_videos(videos: dict[str, dict[str, str]]) -> dict[tuple[str, str], int]:
+    """For each two splits how many videos of the second are in the first, by their id or their content."""
     names = [name for name in SPLITS if name in videos]
-    pairs = [(one, other) for at, one in enumerate(names) for other in names[at + 1 :]]
-    return {(one, other): len(videos[one] & videos[other]) for one, other in pairs}
+    found = {}
+    for one, other in combinations(names, 2):
+        contents = set(videos[one].values())
+        found[one, other] = sum(name in videos[one] or content in contents for name, content in videos[other].items())
+    return found
 
 
 def from_videos(
@@ -124,10 +129,10 @@ def from_videos(
     for name, table in videos.items():
         rows, refused = unique_videos(table, decoding)
         prepared.failures += [{"uri": row["uri"], **json.loads(row["fault"])} for row in refused]
-        prepared.videos[name] = {*rows["id"].to_pylist(), *rows["content_hash"].to_pylist()}
+        prepared.videos[name] = dict(zip(rows["id"].to_pylist(), rows["content_hash"].to_pylist(), strict=True))
         if name == "train" and clips.mode == "stream":
             plain = rows.select(["id", "uri", "content_hash", "start", "end"])
-            source: KeptFiles | Stream = Stream(plain, sampling, size, decoding, stall_s, str(out / "faults.tsv"))
+            source: KeptFiles | Stream = Stream(plain, sampling, size, decoding, stall_s, str(out / "faults.jsonl"))
             lost: set[str] = set()
         else:
             decoded = decode_clips(rows, sampling, size, decoding, kept, stall_s)
@@ -144,6 +149,7 @@ def from_features(
     snapshot: Snapshot,
     patches: bool,
     model: ModelConfig,
+    made_by: Fingerprint,
     compute: ComputeConfig,
     out: Path,
 ) -> Prepared:
@@ -153,7 +159,7 @@ def from_features(
     """
     prepared = Prepared({}, {})
     source = KeptFiles(unpack_features(snapshot, patches, out / "features"))
-    by_uri = {uri: name for name, uris in snapshot.uris.items() for uri in uris}
+    by_place = {(key.uri, key.start, key.end): source.id for key, source in snapshot.sources().items()}
     contents = {
         name: digest
         for table in snapshot.tables(["id", "content_hash"])
@@ -162,22 +168,26 @@ def from_features(
     for split, table in videos.items():
         found: dict[str, list[str]] = {}
         for row in table.to_pylist():
-            name = row["id"] if row["id"] in contents else by_uri.get(row["uri"])
-            if name is None:
+            place = (row["uri"], row["start"], row["end"])
+            name = row["id"] if row["id"] in contents else by_place.get(place)
+            if name is None or name not in contents:
                 message = f"{row['uri']} is not in {snapshot.url}"
                 prepared.failures.append({"uri": row["uri"], "stage": "read", "kind": "missing", "message": message})
                 continue
-            found[name] = list(dict.fromkeys([*found.get(name, []), *row["captions"]]))
-        prepared.videos[split] = {*found, *(contents[name] for name in found)}
+            # As `unique_videos` merges the captions of one content in two places.
+            found[name] = list(dict.fromkeys([*found[name], *row["captions"]])) if name in found else row["captions"]
+        prepared.videos[split] = {name: contents[name] for name in found}
         captioned = Captioned.of(found.items(), captions if split == "train" else "expand")
-        texts = _encoded(captioned, model, compute, out / "texts")
+        texts = _encoded(captioned, model, made_by, compute, out / "texts")
         prepared.splits[split] = Split(captioned, source, texts)
     return prepared
 
 
-def _encoded(captioned: Captioned, model: ModelConfig, compute: ComputeConfig, folder: Path) -> str:
+def _encoded(
+    captioned: Captioned, model: ModelConfig, made_by: Fingerprint, compute: ComputeConfig, folder: Path
+) -> str:
     """The file with the vectors of all captions, (captions, D) fp32, computed now or in an earlier run."""
-    key = hash_json([captioned.captions, model.model_dump(mode="json")])[:16]
+    key = hash_lines(dict(made_by.parts), compute.final_precision(), iter(captioned.captions))[:16]
     file = folder / f"{key}.npy"
     if not file.exists():
         texts = list(dict.fromkeys(captioned.captions))
@@ -185,7 +195,7 @@ def _encoded(captioned: Captioned, model: ModelConfig, compute: ComputeConfig, f
             vectors = encode_texts(texts, model, compute, counter).vectors
         place = {text: row for row, text in enumerate(texts)}
         folder.mkdir(parents=True, exist_ok=True)
-        new = folder / f".{key}.npy"
+        new = folder / f".{uuid4().hex}.npy"
         np.save(new, vectors[[place[text] for text in captioned.captions]])
         new.replace(file)
     return str(file)

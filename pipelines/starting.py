@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import torch
 
 from mgvr_core.datasets.manifest import CorpusConfig
 from mgvr_core.errors import MgvrError
@@ -24,6 +24,7 @@ from mgvr_core.video.decoders import decoder_version
 from mgvr_core.video.sampling import SamplingConfig
 from pipelines.environment import versions
 from pipelines.models import MODEL_PARTS, ComputeConfig, model_fingerprint, sampling_for
+from pipelines.runtime import available_cores
 from pipelines.splits import (
     Prepared,
     captioned_videos,
@@ -37,6 +38,12 @@ from pipelines.training import TrainingTask
 
 _SETTINGS = ("loss", "optimiser", "trained", "captions", "batch_size", "epochs", "seed", "rerank", "fusion")
 """What of the configuration shapes a run as it stands there."""
+_FOLDERS = ("checkpoints", "model", "start", "ray", "tensorboard")
+_FILES = (
+    *("run.json", "metrics.jsonl", "faults.jsonl", "cell.json", "test.parquet"),
+    *("training.html", "training.md", "training.json"),
+)
+"""What in a run's folder is the run's own: decoded clips and unpacked features may be another's as well."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +66,7 @@ def plan(config: TrainConfig) -> Plan:
     given = {"train": config.corpus, "validation": config.validation, "test": config.test}
     corpora = {name: corpus for name, corpus in given.items() if corpus is not None}
     videos = captioned_videos(corpora)
-    selection_warnings(corpora, {}, config.selection.allow_test)
+    selection_warnings(corpora, shared_videos(_as_listed(videos)), config.selection.allow_test)
     captions = [text for texts in videos["train"]["captions"].to_pylist() for text in texts]
     require_batch(len(captions) if config.captions == "expand" else len(videos["train"]), config.batch_size)
     start = load_model(config.model, captions)
@@ -77,6 +84,9 @@ def plan(config: TrainConfig) -> Plan:
         sampling = _sampling_of(config, snapshot, start)
     model.mixing_for(sampling.frames)
     set_trained(model, config.trained)
+    if config.memory.checkpointing:
+        model.recompute_activations()
+    _require_places(config)
     out = Path(config.out).absolute()
     values = config.model_dump(mode="json")
     run = {
@@ -89,9 +99,8 @@ def plan(config: TrainConfig) -> Plan:
         "source": config.clips.mode if snapshot is None else snapshot.fingerprint.digest,
         "decoder": None if snapshot is not None else config.decoding.version(),
     }
-    if config.restart == "yes":
-        _throw_away(out)
-    _require_room(out, Fingerprint(run), config.restart, run)
+    if config.restart == "no":
+        identity.require_same(out, Fingerprint(run), run.keys())
     return Plan(out, corpora, videos, start, sampling, snapshot, run)
 
 
@@ -104,8 +113,11 @@ def prepare(config: TrainConfig, plan: Plan) -> Prepared:
         )
     else:
         patches = config.loss.needs_patches or config.rerank.needs_patches
+        made_by = model_fingerprint(plan.start.model)
         compute = ComputeConfig(**config.compute.resolved().model_dump())
-        prepared = from_features(plan.videos, config.captions, plan.snapshot, patches, config.model, compute, plan.out)
+        prepared = from_features(
+            plan.videos, config.captions, plan.snapshot, patches, config.model, made_by, compute, plan.out
+        )
     for name, split in prepared.splits.items():
         if not split.captioned.videos:
             raise MgvrError(f"no video of the {name} split could be read: {_first(prepared.failures)}")
@@ -117,7 +129,7 @@ def task_of(config: TrainConfig, plan: Plan, prepared: Prepared) -> TrainingTask
     """The run as plain data, its folder claimed."""
     warnings = selection_warnings(plan.corpora, shared_videos(prepared.videos), config.selection.allow_test)
     run = Fingerprint({**plan.run, "data": prepared.digests()})
-    _require_room(plan.out, run, config.restart)
+    _make_room(plan.out, run, config.restart)
     identity.claim(plan.out, run)
     about = {
         "sampling": plan.sampling.model_dump(mode="json"),
@@ -152,10 +164,32 @@ def task_of(config: TrainConfig, plan: Plan, prepared: Prepared) -> TrainingTask
     )
 
 
+def _as_listed(videos: dict[str, pa.Table]) -> dict[str, dict[str, str]]:
+    """Of each split: the ids that the user gave, or else the places; what the files hold is not known yet."""
+    found = {}
+    for name, table in videos.items():
+        places = [(row["id"], f"{row['uri']} {row['start']} {row['end']}") for row in table.to_pylist()]
+        found[name] = {given or place: place for given, place in places}
+    return found
+
+
+def _require_places(config: TrainConfig) -> None:
+    """Raise MgvrError for more workers than this machine has places for: Ray would wait for them for ever."""
+    if not config.ray.starts_here():
+        return  # a cluster may grow
+    gpu = bool(config.compute.gpus)
+    places = torch.cuda.device_count() if gpu else config.ray.cpus or max(4, available_cores())
+    if config.workers > places:
+        raise MgvrError(
+            f"{config.workers} workers, but this machine has {places} {'GPUs' if gpu else 'logical CPUs'}: lower "
+            "--workers (the step is the same; with memory.chunk it fits), or give a cluster with --ray.address"
+        )
+
+
 def require_batch(pairs: int, batch_size: int) -> None:
     """Raise MgvrError where the pairs of an epoch make no batch."""
     if pairs < batch_size:
-        raise MgvrError(f"{pairs} captions make no batch of {batch_size}: lower --batch_size")
+        raise MgvrError(f"an epoch of {pairs} pairs makes no batch of {batch_size}: lower --batch_size")
 
 
 def _sampling_of(config: TrainConfig, snapshot: Snapshot, start: Checkpoint) -> SamplingConfig:
@@ -179,25 +213,31 @@ def _sampling_of(config: TrainConfig, snapshot: Snapshot, start: Checkpoint) -> 
     return SamplingConfig(**snapshot.fingerprint.parts["sampling"])  # type: ignore[arg-type]
 
 
-def _require_room(out: Path, run: Fingerprint, restart: str, parts: Iterable[str] | None = None) -> None:
-    """Raise MgvrError where the folder holds another run (looking at `parts` of it), unless that may be thrown away."""
+def _make_room(out: Path, run: Fingerprint, restart: str) -> None:
+    """Throw away what the folder holds of another run, or of any; raises MgvrError where that was not asked for."""
     try:
-        identity.require_same(out, run, parts)
+        identity.require_same(out, run)
     except MgvrError:
         if restart == "no":
             raise
         _throw_away(out)
+    else:
+        if restart == "yes":
+            _throw_away(out)
 
 
 def _throw_away(out: Path) -> None:
-    """Remove a run from its folder: what is decoded or unpacked does not belong to it alone, and stays."""
-    for name in ("checkpoints", "model", "start", "ray", "tensorboard"):
-        shutil.rmtree(out / name, ignore_errors=True)
-    for name in ("run.json", "metrics.jsonl", "faults.tsv", "test.parquet", *(f"training.{s}" for s in _SUFFIXES)):
+    """Remove a run from its folder: what is decoded or unpacked does not belong to it alone, and stays.
+
+    A folder that no run has claimed is left as it is: its `model` may be something else.
+    """
+    if not identity.is_claimed(out):
+        return
+    for name in _FOLDERS:
+        if (out / name).exists():
+            shutil.rmtree(out / name)  # what can't be removed would be gone on from
+    for name in _FILES:
         (out / name).unlink(missing_ok=True)
-
-
-_SUFFIXES = ("html", "md", "json")
 
 
 def _first(failures: list[dict[str, str]]) -> str:

@@ -19,7 +19,7 @@ import json
 import re
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -30,13 +30,14 @@ import ray
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 from ray.exceptions import RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from mgvr_core.config import LocalPath, Section, parse
+from mgvr_core.config import LocalPath, Section, assign, parse
 from mgvr_core.datasets.scenes import ProceduralConfig
 from mgvr_core.errors import JobError, MgvrError
 from mgvr_core.evaluation.ablation import Line, markdown, tabulate
 from mgvr_core.evaluation.files import replacing
-from mgvr_core.identity import hash_json
+from mgvr_core.identity import hash_file, hash_json
 from pipelines import starting
 from pipelines.environment import command_line, versions
 from pipelines.finishing import TEST_FILE
@@ -46,6 +47,9 @@ from pipelines.runtime import RayConfig, available_cores, cluster, main, summary
 from pipelines.train import train
 from pipelines.train_options import TrainConfig
 
+_NOWHERE = {"out", "ray", "workers", "memory", "checkpoints", "restart", "compute", "clips", "corpus", "validation"}
+_NOWHERE |= {"test"}
+"""Settings of a training that say where and how it runs; its captions are hashed by themselves."""
 _SYSTEMS = ("video", "frame_weak", "tib_frame", "patch_weak", "tib_patch")
 
 
@@ -94,10 +98,18 @@ class Cell:
         """Its folder."""
         return Path(self.config.out)
 
+    made_of: str
+    """Hash of the corpus that is made for the sweep, or of the manifests."""
+
     @property
     def digest(self) -> str:
-        """Tells whether what is there was trained so."""
-        return hash_json(self.config.model_dump(mode="json"))
+        """Tells whether what is there was trained so: settings and captions, but not where it ran and where it lies.
+
+        Of the videos themselves `mgvr train` knows, and begins again where they have changed; it is not asked where
+        this says that all is done.
+        """
+        values = self.config.model_dump(mode="json", exclude=_NOWHERE)
+        return hash_json([values, self.made_of])
 
     def is_done(self) -> bool:
         """Whether it has been trained and measured."""
@@ -112,14 +124,15 @@ def sweep(config: SweepConfig) -> list[Line]:
     """
     began = time.monotonic()
     out = Path(config.out).absolute()
-    cells = [_cell(config, row, seed, out) for row in config.rows for seed in config.seeds]
+    cells = cells_of(config)
     waiting = [cell for cell in cells if not cell.is_done()]
     failures: dict[str, str] = {}
     if waiting:
         with cluster(config.ray):
             if config.procedural is not None:
                 make_corpus(out / "corpus", config.procedural)
-            starting.prepare(waiting[0].config, starting.plan(waiting[0].config))  # clips, once for all
+            plans = [starting.plan(cell.config) for cell in waiting]  # before the first of them takes its hours
+            starting.prepare(waiting[0].config, plans[0])  # clips, once for all
             failures = _run(waiting, config.parallel)
     if failures:
         raise JobError("\n".join([f"{len(failures)} of {len(cells)} trainings failed:", *failures.values()]))
@@ -135,39 +148,63 @@ def sweep(config: SweepConfig) -> list[Line]:
     return lines
 
 
+def cells_of(config: SweepConfig) -> list[Cell]:
+    """Every row on every seed; raises MgvrError for a row whose settings are not valid."""
+    out = Path(config.out).absolute()
+    return [_cell(config, row, seed, out) for row in config.rows for seed in config.seeds]
+
+
 def _cell(config: SweepConfig, row: RowConfig, seed: int, out: Path) -> Cell:
     values = json.loads(json.dumps(config.base))
+    if taken := sorted(values.keys() & {"out", "seed", "restart", "ray"}):
+        raise MgvrError(f"base: {', '.join(taken)} is set by the sweep itself: remove it")
     corpora = {"corpus": "train", "validation": "validation", "test": "test"}
     defaults: dict[str, Any] = {"clips.folder": str(out / "clips")}
     if config.procedural is not None:
         defaults |= {f"{key}.uri": str(out / "corpus" / f"{split}.jsonl") for key, split in corpora.items()}
     chosen = {"seed": seed, "model.seed": seed, "restart": "changed", "out": str(out / "cells" / _cell_name(row, seed))}
-    for dotted, value in {**defaults, **row.set, **chosen}.items():
-        _assign(values, dotted, value)
-    values.setdefault("compute", {}).setdefault("threads", max(1, available_cores() // config.parallel))
-    cell = Cell(row.name, parse(TrainConfig, values, source=f"row {row.name!r} of the sweep"))
+    defaults["compute.threads"] = max(1, available_cores() // config.parallel)
+    given = {name for name, _ in _leaves(values)}
+    for dotted, value in {**{k: v for k, v in defaults.items() if k not in given}, **row.set, **chosen}.items():
+        try:
+            assign(values, dotted, value)
+        except MgvrError as error:
+            raise MgvrError(f"row {row.name!r} of the sweep: {error}") from None
+    train_config = parse(TrainConfig, values, source=f"row {row.name!r} of the sweep")
+    cell = Cell(row.name, train_config, _made_of(config, train_config))
     if cell.config.test is None:
         raise MgvrError(f"row {row.name!r}: a sweep measures on a test split: give base.test.uri")
     return cell
 
 
-def _assign(values: dict[str, Any], dotted: str, value: Any) -> None:
-    *parents, leaf = dotted.split(".")
-    for parent in parents:
-        values = values.setdefault(parent, {})
-    values[leaf] = value
+def _leaves(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in values.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value
+
+
+def _made_of(config: SweepConfig, cell: TrainConfig) -> str:
+    if config.procedural is not None:
+        return hash_json(config.procedural.model_dump(mode="json"))
+    files = [Path(corpus.uri) for corpus in (cell.corpus, cell.validation, cell.test) if corpus is not None]
+    return hash_json([hash_file(file) if file.is_file() else str(file) for file in files])
 
 
 def _run(cells: Sequence[Cell], parallel: int) -> dict[str, str]:
     """Train cells, some at once; returns the failures by folder."""
     failures: dict[str, str] = {}
     running: dict[Any, Cell] = {}
+    # On the driver's own machine: what a configuration leaves open (a device) is decided by where it is read.
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    train_here = _train.options(scheduling_strategy=here)
     queue = list(cells)
     with progress("sweep", len(cells), "trainings") as counter:
         while queue or running:
             while queue and len(running) < parallel:
                 cell = queue.pop(0)
-                running[_train.remote(cell.config, cell.digest)] = cell
+                running[train_here.remote(cell.config, cell.digest, sys.argv)] = cell
             (done,), _ = ray.wait(list(running))
             cell = running.pop(done)
             try:
@@ -180,7 +217,9 @@ def _run(cells: Sequence[Cell], parallel: int) -> dict[str, str]:
 
 
 @ray.remote(num_cpus=0, max_retries=0)
-def _train(config: TrainConfig, digest: str) -> None:
+def _train(config: TrainConfig, digest: str, command: list[str]) -> None:
+    sys.argv = command  # reports say what the user typed
+    (Path(config.out) / "cell.json").unlink(missing_ok=True)
     train(config)
     with replacing(Path(config.out) / "cell.json") as file:
         json.dump({"digest": digest}, file)

@@ -7,7 +7,9 @@ Reads    corpus.uri: a manifest of captioned videos (CSV, Parquet, JSONL with id
 Writes   OUT/model/                the chosen checkpoint, which encode and retrieve take
          OUT/checkpoints/step-*/   the last and the best: a killed run goes on from there, by the same command
          OUT/training.{html,md,json}, metrics.jsonl, tensorboard/   how it went
+         OUT/test.parquet          the rank of the right video for every test caption, by every score
          OUT/clips/                decoded clips: kept, so that a second run decodes nothing; safe to delete
+         OUT/start/, run.json      the weights that it began with, and which run this is
 
 The step is the same for any number of workers: a batch of B on one worker gives what B / n on each of n workers gives.
 With --features the heads alone are trained, from a feature set that this model made: minutes instead of hours.
@@ -24,9 +26,11 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from ray.train import FailureConfig, RunConfig, ScalingConfig
+import ray
+from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
 from ray.train.torch import TorchConfig, TorchTrainer
 
+from mgvr_core.errors import JobError
 from mgvr_core.model import checkpoint
 from mgvr_core.training import state
 from pipelines import finishing, starting
@@ -57,7 +61,7 @@ def train(config: TrainConfig) -> Path:
 def _fit(config: TrainConfig, task: TrainingTask) -> None:
     gpu = bool(config.compute.gpus)
     with progress("train", task.batches.steps, "steps") as counter:
-        TorchTrainer(
+        trainer = TorchTrainer(
             train_worker,
             train_loop_config={"task": task, "counter": counter},
             scaling_config=ScalingConfig(num_workers=config.workers, use_gpu=gpu),
@@ -68,7 +72,16 @@ def _fit(config: TrainConfig, task: TrainingTask) -> None:
                 storage_path=str(Path(task.out) / "ray"),
                 failure_config=FailureConfig(max_failures=config.checkpoints.max_restarts),
             ),
-        ).fit()
+        )
+        try:
+            trainer.fit()
+        except TrainingFailedError as error:
+            raise JobError(
+                f"the workers were lost more than {config.checkpoints.max_restarts} times (checkpoints.max_restarts); "
+                f"the same command goes on from the last checkpoint. The last error:\n{error}"
+            ) from error
+        if failure := ray.get(counter.failure.remote()):
+            raise JobError(failure)
 
 
 def run(argv: Sequence[str] | None = None) -> int:

@@ -70,7 +70,7 @@ class TrainConfig(Section):
     optimiser: OptimiserConfig = OptimiserConfig()
     batch_size: int = Field(240, gt=1, description="pairs in a batch, over all workers")
     epochs: int = Field(5, gt=0, description="times that every pair is seen")
-    seed: int = Field(0, description="seed of the order of the pairs")
+    seed: int = Field(0, ge=0, description="seed of the order of the pairs")
     memory: MemoryConfig = MemoryConfig()
     rerank: FusionWeights = Field(
         FusionWeights(), description="which scores the rerank fuses: 0 leaves one out; their weights unless fitted"
@@ -99,6 +99,16 @@ class TrainConfig(Section):
             raise ValueError("features train the heads alone: set --trained heads, or leave --features out")
         if not self.rerank.active:
             raise ValueError("rerank: all weights are 0, so there is nothing to validate")
+        loss = self.loss
+        weak, strong, pearson = loss.weak > 0, loss.strong > 0, loss.pearson > 0
+        heads = (weak and loss.video + loss.frame_weak > 0) or (strong and loss.tib_frame > 0)
+        heads = heads or (pearson and loss.pearson_video + loss.pearson_tib_frame > 0)
+        patches = (weak and loss.patch_weak > 0) or (strong and loss.tib_patch > 0)
+        patches = patches or (pearson and loss.pearson_tib_patch > 0)
+        if not heads and not patches:
+            raise ValueError("loss: all terms are switched off, so there is nothing to learn from")
+        if not heads and self.trained == "heads":
+            raise ValueError("loss: only patch terms are left, and no head is trained by them: set --trained all")
         scores = {"fused", "video", *self.rerank.active}
         if self.selection.metric not in scores:
             raise ValueError(f"selection.metric is {self.selection.metric}, but rerank has only {sorted(scores)}")

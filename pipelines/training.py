@@ -9,7 +9,7 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from mgvr_core.features.contents import now
 from mgvr_core.model import checkpoint
 from mgvr_core.model.eercf import MAX_LOGIT_SCALE
 from mgvr_core.model.tokenizer import tokenizer_of
+from mgvr_core.scoring.features import VideoFeatures
 from mgvr_core.scoring.fusion import FusionWeights
 from mgvr_core.training import log, state
 from mgvr_core.training.losses import LossConfig, Losses
@@ -108,8 +109,14 @@ class TrainingTask:
 
 def train_worker(config: dict[str, Any]) -> None:
     """Ray Train's loop, on every worker. Rank 0 alone measures, logs and writes checkpoints."""
-    task: TrainingTask = config["task"]
-    counter = config["counter"]
+    try:
+        _train(config["task"], config["counter"])
+    except MgvrError as error:
+        # It would come again: a group that is started anew is for lost machines.
+        ray.get(config["counter"].fail.remote(str(error)))
+
+
+def _train(task: TrainingTask, counter: Any) -> None:
     context = ray.train.get_context()
     rank, workers = context.get_world_rank(), context.get_world_size()
     torch.set_num_threads(task.compute.thread_count(context.get_local_world_size()))
@@ -159,7 +166,10 @@ class Trainer:
         if dist.is_initialized():
             dist.broadcast(found, src=0)
         if step := int(found):
-            self.progress = state.load(state.path_of(self.task.checkpoints, step), self.model, self.optimiser)
+            place = state.path_of(self.task.checkpoints, step)
+            if (run := checkpoint.load(place).about.get("run")) != self.task.run:
+                raise MgvrError(f"{place} belongs to another run ({run}, not {self.task.run}): remove {place.parent}")
+            self.progress = state.load(place, self.model, self.optimiser)
 
     def epoch(self) -> Iterator[dict[str, Any]]:
         """Take the steps that are left of the epoch; yields the record of each."""
@@ -234,16 +244,9 @@ class Trainer:
     def _text(self, split: Split, rows: NDArray[np.int64]) -> Tensor:
         """Vectors of captions, by their rows: (b, D)."""
         if split.texts is not None:
-            return torch.from_numpy(self._stored(split.texts)[rows]).to(self._device)
+            return torch.from_numpy(_stored(split.texts)[rows]).to(self._device)
         captions = [split.captioned.captions[row] for row in rows]
         return self.model.encode_text(self._tokenizer(captions, self.model.spec.text_length).ids.to(self._device))
-
-    def _stored(self, path: str) -> NDArray[np.float32]:
-        return self._vectors.setdefault(path, np.load(path, mmap_mode="r"))
-
-    @cached_property
-    def _vectors(self) -> dict[str, NDArray[np.float32]]:
-        return {}
 
     def scores(self, split: Split) -> Scores:
         """Every score of a split's captions against all of its videos."""
@@ -253,12 +256,14 @@ class Trainer:
         source = split.source.open(1)
         with torch.inference_mode(), self.task.compute.autocast():
             text = torch.cat([self._unit(split, rows[at : at + _TEXTS]) for at in range(0, len(rows), _TEXTS)])
-            blocks = [
-                inputs.features(slice(None), self.model, self._preprocess, active.needs_patches)
-                for inputs in ahead(source.batches([ids[at : at + size] for at in range(0, len(ids), size)]))
-            ]
+
+        def blocks() -> Iterator[VideoFeatures]:
+            for inputs in ahead(source.batches([ids[at : at + size] for at in range(0, len(ids), size)])):
+                with self.task.compute.autocast():
+                    yield inputs.features(slice(None), self.model, self._preprocess, active.needs_patches)
+
         with torch.inference_mode():
-            return score_split(self.model, text, blocks, captioned.owner, self._mixing, active)
+            return score_split(self.model, text, blocks(), captioned.owner, self._mixing, active)
 
     def _unit(self, split: Split, rows: NDArray[np.int64]) -> Tensor:
         if split.texts is not None:
@@ -266,6 +271,12 @@ class Trainer:
         captions = [split.captioned.captions[row] for row in rows]
         ids = self._tokenizer(captions, self.model.spec.text_length).ids
         return text_vectors(self.model, ids.to(self._device))
+
+
+@cache
+def _stored(path: str) -> NDArray[np.float32]:
+    vectors: NDArray[np.float32] = np.load(path, mmap_mode="r")
+    return vectors
 
 
 class Chief:
@@ -312,12 +323,9 @@ class Chief:
         if task.validation is None:
             return {}
         scores = self._trainer.scores(task.validation)
-        try:
-            weights = fit_weights(scores, task.rerank, task.fusion, task.k)
-        except MgvrError:  # nothing right among the candidates, as it may be after the first epoch
-            weights = task.rerank
+        weights, fitted = fit_weights(scores, task.rerank, task.fusion, task.k)
         found = ranks_of(scores, {"fused": weights, "released": task.rerank}, task.k)
-        return {**recalls(found), "fusion": weights.model_dump()}
+        return {**recalls(found), "fusion": weights.model_dump(), "fitted": fitted}
 
 
 def pick(history: Sequence[dict[str, Any]], metric: str, last: int) -> int:

@@ -29,6 +29,8 @@ class Line:
     """Of R@1 of the whole system over the row that it is compared with, on the same queries; None for the first."""
     against: str
     """The name of that row."""
+    agreed: bool
+    """Whether the gain has the same sign on every seed."""
 
 
 def tabulate(
@@ -57,13 +59,17 @@ def tabulate(
                 if other is None
                 else paired_gain(_hits(seeds, whole, 1), _hits(rows[other], whole, 1), groups=videos),
                 against=other or "",
+                agreed=other is not None and _agreed(seeds, rows[other], whole),
             )
         )
     return lines
 
 
 def markdown(lines: Sequence[Line], systems: Sequence[str], whole: str = "fused") -> str:
-    """The table: R@1 of each score and of the whole system in percent, with 95 % intervals, and the paired gain."""
+    """The table: R@1 of each score and of the whole system in percent, with 95 % intervals, and the paired gain.
+
+    A gain is bold where its interval excludes 0 and every seed has it.
+    """
     heads = ["training", *(f"R@1 {system}" for system in systems), f"R@1 {whole}", f"R@10 {whole}", "gain of R@1"]
     body = [heads, ["---"] + ["---:"] * (len(heads) - 1)]
     for line in lines:
@@ -72,6 +78,13 @@ def markdown(lines: Sequence[Line], systems: Sequence[str], whole: str = "fused"
         fused = f"{_figure(line.figures[f'R@1 {whole}'], interval=True)} ({seeds})"
         body.append([line.name, *cells, fused, _figure(line.figures[f"R@10 {whole}"]), _gain(line)])
     return "\n".join("| " + " | ".join(row) + " |" for row in body) + "\n"
+
+
+def _agreed(seeds: Sequence[Ranks], others: Sequence[Ranks], whole: str) -> bool:
+    differences = [
+        (mine[whole] <= 1).mean() - (theirs[whole] <= 1).mean() for mine, theirs in zip(seeds, others, strict=False)
+    ]
+    return all(difference > 0 for difference in differences) or all(difference < 0 for difference in differences)
 
 
 def _hits(seeds: Sequence[Ranks], system: str, k: int) -> NDArray[np.float64]:
@@ -90,5 +103,5 @@ def _gain(line: Line) -> str:
     if line.gain is None:
         return "–"
     gain = line.gain
-    bold = "**" if gain.excludes_zero else ""
+    bold = "**" if gain.excludes_zero and line.agreed else ""
     return f"{bold}{100 * gain.value:+.1f}{bold} [{100 * gain.low:+.1f}, {100 * gain.high:+.1f}] over {line.against}"

@@ -40,8 +40,13 @@ class TemporalEncoder(nn.Module):
         if len(self.positions) < F:
             raise MgvrError(f"the model's temporal encoder takes {len(self.positions)} frames at most, not {F}")
         x = frames + self.positions[:F]
+        # A video without any frame looks at its first place, which is zeroed below: softmax of nothing is NaN.
+        mask_or_first = mask.clone()
+        mask_or_first[:, 0] |= ~mask.any(dim=1)
         # Every query may look at valid frames only: (V, F) -> (V * heads, F, F), additive.
-        bias = torch.zeros(V, 1, 1, F, dtype=x.dtype, device=x.device).masked_fill(~mask[:, None, None], float("-inf"))
+        bias = torch.zeros(V, 1, 1, F, dtype=x.dtype, device=x.device).masked_fill(
+            ~mask_or_first[:, None, None], float("-inf")
+        )
         bias = bias.expand(V, self.heads, F, F).reshape(V * self.heads, F, F)
         for block in self.blocks:
             x = block(x, attn_mask=bias)

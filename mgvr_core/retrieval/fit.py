@@ -25,6 +25,10 @@ _FLAT = 1e-4
 """Weights of this sum change no softmax: scores are within [-1, 1]."""
 
 
+class NothingToFitError(MgvrError):
+    """No query has a right answer among its candidates."""
+
+
 @dataclass(frozen=True)
 class FusionFit:
     """Weights for the rerank, and how well they fit."""
@@ -51,8 +55,8 @@ def fit_fusion(scores: Mapping[str, NDArray[np.float32]], relevant: NDArray[np.b
     convex and the optimum is the only one; with several it is the best of those reached from every single score and
     from the released weights. The order of queries and candidates has no influence, to the last bit.
 
-    Raises MgvrError for a score that is not finite, and where no query has a right candidate; ValueError for a name
-    that is no score, or arrays of different shapes.
+    Raises MgvrError for a score that is not finite, NothingToFitError where no query has a right candidate;
+    ValueError for a name that is no score, or arrays of different shapes.
     """
     names = [name for name in FusionWeights.model_fields if name in scores]
     if not names or len(names) < len(scores) or any(scores[name].shape != relevant.shape for name in names):
@@ -66,7 +70,7 @@ def fit_fusion(scores: Mapping[str, NDArray[np.float32]], relevant: NDArray[np.b
             )
     used = relevant.any(axis=1)
     if not used.any():
-        raise MgvrError(
+        raise NothingToFitError(
             f"none of {len(relevant)} validation queries has a right video among its {relevant.shape[1]} candidates: "
             "there is nothing to fit the fusion's weights to. Take a larger validation set or more candidates, train "
             "longer, or keep the released weights (fusion: released)"

@@ -28,9 +28,14 @@ def require_same(folder: Path, run: Fingerprint, parts: Iterable[str] | None = N
         raise MgvrError(
             f"{folder} holds another run:\n  "
             + "\n  ".join(_short(line) for line in differences)
-            + "\nGive another folder with --out, go on with the settings that it began with, or throw that run away "
-            "with --restart yes"
+            + "\n(data: captions and what the videos hold; one that can't be read now counts as well.) Give another "
+            "folder with --out, go on with the settings that it began with, or throw that run away with --restart yes"
         )
+
+
+def is_claimed(folder: Path) -> bool:
+    """Whether the folder holds a run."""
+    return (folder / _FILE).exists()
 
 
 def claim(folder: Path, run: Fingerprint) -> None:

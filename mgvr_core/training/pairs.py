@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from mgvr_core.identity import hash_json
+from mgvr_core.identity import hash_lines
 
 CaptionUse = Literal["expand", "sample"]
 """expand: every caption with its video is a pair of its own. sample: one caption of each video an epoch."""
@@ -35,6 +35,10 @@ class Captioned:
         types = {"id": pa.string(), "captions": pa.list_(pa.string())}
         columns = ([name for name, _ in rows], [captions for _, captions in rows])
         return cls(pa.table(list(columns), schema=pa.schema(list(types.items()))).combine_chunks(), use)
+
+    def __getstate__(self) -> dict[str, object]:
+        """The table alone travels, without the lists that were made of it."""
+        return {"table": self.table, "use": self.use}
 
     def __len__(self) -> int:
         """Pairs in an epoch."""
@@ -83,7 +87,8 @@ class Captioned:
 
     def digest(self) -> str:
         """Tells two training sets apart: ids, captions, their order and their use."""
-        return hash_json([self.ids, self.captions, self.owner.tolist(), self.use])
+        rows = zip(self.ids, self.table["captions"], strict=True)
+        return hash_lines(self.use, ([name, captions.as_py()] for name, captions in rows))
 
 
 @dataclass(frozen=True)
@@ -108,10 +113,6 @@ class Batches:
     def steps(self) -> int:
         """Batches in all epochs."""
         return self.steps_per_epoch * self.epochs
-
-    def epoch_of(self, step: int) -> int:
-        """The epoch (from 0) of a step (from 0)."""
-        return step // self.steps_per_epoch
 
     def shares(self, epoch: int, begin: int, rank: int, workers: int) -> list[NDArray[np.int64]]:
         """One worker's rows of each batch of an epoch, from step `begin` of the epoch on.

@@ -109,8 +109,11 @@ def prune(folder: Path, keep: Sequence[int]) -> None:
     for step in steps(folder)[:-1]:
         if step not in keep:
             shutil.rmtree(path_of(folder, step), ignore_errors=True)
+    last = max(steps(folder), default=0)
     for path in folder.glob(".step-*"):
-        shutil.rmtree(path, ignore_errors=True)
+        # Not what another run into this folder may be writing just now.
+        if int(path.name.split(".")[1].removeprefix("step-")) <= last:
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def _optimiser_tensors(model: EERCF, optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
@@ -138,6 +141,8 @@ def _fill_optimiser(model: EERCF, optimiser: torch.optim.Optimizer, tensors: dic
         parameter = parameters.get(owner)
         if parameter is None or parameter not in trained:
             raise MgvrError(f"its optimiser knows a weight {owner}, which is not trained here")
+        if key != "step" and tensor.shape != parameter.shape:
+            raise MgvrError(f"its optimiser knows {owner} as {tuple(tensor.shape)}, not {tuple(parameter.shape)}")
         # AdamW keeps its count of steps on the CPU, whatever the device.
         optimiser.state[parameter][key] = tensor if key == "step" else tensor.to(parameter.device)
 

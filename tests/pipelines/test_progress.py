@@ -18,6 +18,11 @@ def test_failures_are_shown_once_there_are_any() -> None:
     assert "failed 2" in describe("encode", {"encoded": 1, "failed": 2}, 9, "encoded", 1)
 
 
+def test_what_an_earlier_run_had_done_is_not_counted_as_fast() -> None:
+    line = describe("train", {"steps": 60, "resumed": 50}, total=90, counted="steps", seconds=10)
+    assert line == "train: steps 60 of 90, resumed 50; 1.0/s, about 30 s left"
+
+
 @pytest.mark.parametrize("seconds", [0, 5])
 def test_before_anything_is_done_nothing_is_promised(seconds: float) -> None:
     assert describe("train", {}, 8, "steps", seconds) == "train: steps 0 of 8; 0.0/s"

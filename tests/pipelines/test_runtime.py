@@ -16,6 +16,7 @@ from pipelines.environment import command_line, hardware, versions
 from pipelines.runtime import (
     BAD_INPUT,
     FAILED,
+    INTERRUPTED,
     OK,
     RayConfig,
     Stopwatch,
@@ -49,6 +50,14 @@ def test_refused_input_is_its_message_and_2(capsys: pytest.CaptureFixture[str]) 
 
     assert main(Config, job, "mgvr test", None, ["--out", "a"]) == BAD_INPUT == 2
     assert capsys.readouterr().err == "mgvr test: videos.csv, line 3: the uri is empty\n"
+
+
+def test_ctrl_c_is_130_and_says_what_to_do(capsys: pytest.CaptureFixture[str]) -> None:
+    def job(config: Config) -> None:
+        raise KeyboardInterrupt
+
+    assert main(Config, job, "mgvr test", None, ["--out", "a"]) == INTERRUPTED == 130
+    assert "the same command goes on" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("error", [JobError("another run was faster"), RayError("the node is gone")])

@@ -14,10 +14,11 @@ import pytest
 import torch
 
 from mgvr_core.config import parse
-from mgvr_core.errors import MgvrError
+from mgvr_core.errors import JobError, MgvrError
 from mgvr_core.model import checkpoint
 from mgvr_core.model.load import ModelConfig, load_model
 from mgvr_core.scoring.fusion import FusionWeights
+from mgvr_core.training import state
 from mgvr_core.video import decoders
 from mgvr_core.video.sampling import SamplingConfig
 from pipelines import clips as clips_module
@@ -105,7 +106,7 @@ def test_every_step_and_epoch_is_logged(trained: Path) -> None:
         assert all(math.isfinite(value) for name, value in line.items() if name != "kind")
     scores = {f"R@1_{name}" for name in ("video", "frame_weak", "tib_frame", "patch_weak", "fused", "released")}
     for line in epochs:
-        assert set(line) == {"kind", "epoch", "step", "pairs", "fusion", *parts, *scores}
+        assert set(line) == {"kind", "epoch", "step", "pairs", "fusion", "fitted", *parts, *scores}
         assert all(0 <= line[name] <= 1 for name in scores)
         mine = [step for step in steps if step["epoch"] == line["epoch"]]
         for name in parts:
@@ -199,6 +200,19 @@ def test_two_workers_train_as_one(trained: Path, run, tmp_path: Path, monkeypatc
             assert two[name] == pytest.approx(one[name], abs=1e-4)
 
 
+def test_a_loss_that_is_not_finite_ends_the_run_at_once(ray_cluster: None, trained: Path, run, tmp_path: Path) -> None:
+    """It would come again with every new start of the workers. What was learned before is kept."""
+    with pytest.raises(JobError, match=r"step 2: loss.* is not finite .*[Ll]ower optimiser\.lr"):
+        run(
+            tmp_path,
+            clips={"folder": str(trained / "clips")},
+            optimiser={"lr": 1e20, "clip_lr_factor": 1.0},
+            checkpoints={"every_steps": 1},
+        )
+    assert state.steps(tmp_path / "checkpoints") == [1]
+    assert not records(tmp_path, "resume")
+
+
 RESNET = {
     **MODEL["architecture"],
     "vision_cfg": {"image_size": 32, "layers": [1, 1, 1, 1], "width": 16, "patch_size": None},
@@ -208,7 +222,7 @@ RESNET = {
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"batch_size": 64}, r"51 captions make no batch of 64: lower --batch_size"),
+        ({"batch_size": 64}, r"an epoch of 51 pairs makes no batch of 64: lower --batch_size"),
         ({"batch_size": 9, "workers": 2}, r"batch_size 9 can't be shared equally by 2 workers"),
         ({"decoding": {"decoder": "ffmpeg"}}, "no video decoder is called 'ffmpeg'"),
         ({"compute": {"device": "gpu"}}, r"compute\.device"),
@@ -219,7 +233,11 @@ RESNET = {
         ({"features": "somewhere"}, "set --trained heads"),
         ({"rerank": dict.fromkeys(FusionWeights.model_fields, 0.0)}, "all weights are 0"),
         ({"selection": {"metric": "tib_patch"}}, "selection.metric is tib_patch, but rerank has only"),
-        ({"captions": "sample", "batch_size": 32}, "26 captions make no batch of 32"),
+        ({"captions": "sample", "batch_size": 32}, "an epoch of 26 pairs makes no batch of 32"),
+        ({"seed": -1}, "seed"),
+        ({"loss": {"weak": 0, "strong": 0, "pearson": 0}}, "nothing to learn from"),
+        ({"loss": {"video": 0, "frame_weak": 0, "strong": 0, "pearson": 0}, "trained": "heads"}, "no head is trained"),
+        ({"workers": 8, "ray": {"cpus": 4}}, "8 workers, but this machine has 4 logical CPUs: lower --workers"),
     ],
 )
 def test_what_can_be_checked_is_checked_before_ray_starts(
