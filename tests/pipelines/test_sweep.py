@@ -79,6 +79,7 @@ def test_one_table_of_every_row(
     assert [row["name"] for row in document["rows"]] == ["coarse only", "all"]
 
 
+@pytest.mark.slow
 def test_a_training_that_fails_leaves_the_others(ray_cluster: None, settings: dict[str, Any]) -> None:
     rows = [{"name": "fails", "set": {"optimiser.lr": 1e30}}, {"name": "works"}]
     with pytest.raises(JobError, match=r"1 of 2 trainings failed:\n.*fails-0"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -61,7 +62,7 @@ def losses(out: Path) -> list[float]:
     return [line["loss"] for line in steps(out)]
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_clips_decoded_on_the_way_train_as_those_on_disk(kept: Path, run, tmp_path: Path, workers: int) -> None:
     """The same pairs in the same steps: to the bit on one worker."""
     run(tmp_path, clips={"mode": "stream"}, workers=workers)
@@ -133,25 +134,17 @@ def test_heads_from_features_train_as_heads_from_videos(
     assert not (tmp_path / "features" / "clips").exists()
 
 
-def test_captions_of_videos_that_a_set_has_not_are_listed(
+def test_a_set_finds_its_videos_by_uri_and_lists_those_that_it_has_not(
     corpus, features: Snapshot, run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    rows = corpus.records("train")
-    rows.append({"id": "elsewhere", "uri": "elsewhere.mp4", "captions": ["a red circle"]})
-    file = tmp_path / "train.jsonl"
-    file.write_text("".join(json.dumps({**row, "uri": str(corpus.folder / row["uri"])}) + "\n" for row in rows))
-    run(tmp_path / "run", corpus={"uri": str(file)}, features=features.url, trained="heads")
-    assert "elsewhere.mp4: missing" in capsys.readouterr().out
-
-
-def test_a_set_finds_its_videos_by_their_uri_where_a_manifest_has_no_ids(
-    corpus, features: Snapshot, run, tmp_path: Path
-) -> None:
-    file = tmp_path / "train.jsonl"
+    """A manifest without ids, with a video that nobody has encoded."""
     rows = [{"uri": str(corpus.folder / row["uri"]), "captions": row["captions"]} for row in corpus.records("train")]
+    rows.append({"uri": str(tmp_path / "elsewhere.mp4"), "captions": ["a red circle"]})
+    file = tmp_path / "train.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     run(tmp_path / "run", corpus={"uri": str(file)}, features=features.url, trained="heads")
     assert json.loads((tmp_path / "run" / "training.json").read_text())["setup"]["videos"] == 24
+    assert "elsewhere.mp4: missing" in capsys.readouterr().out
 
 
 def test_features_of_another_model_are_refused(
@@ -187,24 +180,33 @@ def test_splits_that_share_videos_are_refused(
     one, other = roles
     shared = corpus.records("validation")
     file = tmp_path / "copies.jsonl"
-    rows = [
-        {"id": f"copy-{row['id']}", "uri": str(corpus.folder / row["uri"]), "captions": row["captions"]}
-        for row in shared
-    ]
+    rows = []
+    for row in shared:
+        copy = shutil.copy(corpus.folder / row["uri"], tmp_path / f"copy-{row['id']}.mp4")
+        rows.append({"id": f"copy-{row['id']}", "uri": str(copy), "captions": row["captions"]})
     if one == "train":
         rows += [{**row, "uri": str(corpus.folder / row["uri"])} for row in corpus.records("train")]
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     key = {"train": "corpus"}.get(one, one)
     settings = {other: corpus.manifest("validation"), key: {"uri": str(file)}}
-    with pytest.raises(MgvrError, match=f"4 videos of the {other} split are in the {one} split too.*allow_test true"):
+    with pytest.raises(
+        MgvrError, match=f"(?s)4 videos of the {other} split are in the {one} split too.*allow_test true"
+    ):
         run(tmp_path / "run", **settings)
+
+
+def test_splits_that_share_videos_as_they_are_listed_are_refused_at_once(
+    no_ray: None, corpus, run, tmp_path: Path
+) -> None:
+    with pytest.raises(MgvrError, match=r"(?s)4 videos of the test split are in the validation split too"):
+        run(tmp_path / "run", validation=corpus.manifest("validation"), test=corpus.manifest("validation"))
 
 
 @pytest.mark.parametrize("name", ["test.jsonl", "MSRVTT_JSFUSION_test.jsonl", "my-Testing-2.jsonl"])
 def test_a_test_split_by_its_name_is_not_selected_on(no_ray: None, corpus, run, tmp_path: Path, name: str) -> None:
     file = tmp_path / name
     file.write_text((corpus.folder / "validation.jsonl").read_text())
-    with pytest.raises(MgvrError, match=r"a test split by its name.*allow_test true"):
+    with pytest.raises(MgvrError, match=r"(?s)a test split by its name.*allow_test true"):
         run(tmp_path / "run", validation={"uri": str(file), "root": str(corpus.folder)})
 
 
