@@ -191,7 +191,9 @@ def ndcg_at(positions: Positions, k: int = 10) -> FloatArray:
     gain = (gained[np.minimum(last, k)] - gained[np.minimum(positions.better, k)]) / (positions.tied + 1)  # (M,)
     ideal = gained[np.minimum(positions.present + positions.missing, k)]
     total = np.zeros(positions.num_queries)
-    np.add.at(total, positions.query, gain)
+    # From the best place down, so that the sum's last digit does not depend on how the items are numbered.
+    order = np.lexsort((positions.better, positions.query))
+    np.add.at(total, positions.query[order], gain[order])
     ndcg: FloatArray = total / ideal
     return ndcg
 
