@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 from pydantic import AfterValidator
 
 from mgvr_core.errors import MgvrError
+from mgvr_core.files import sync
 from mgvr_core.scratch import new_file
 from mgvr_core.uris import is_url, to_local
 
@@ -168,7 +169,7 @@ class LocalStorage(Storage):
             os.link(scratch, path)
         finally:
             scratch.unlink()
-        _sync(path.parent)
+        sync(path.parent)
 
     def put(self, name: str, data: bytes) -> None:
         self._written(data).replace(self._ready(name))
@@ -179,10 +180,10 @@ class LocalStorage(Storage):
         return folder / uuid4().hex
 
     def place(self, scratch: Path, name: str) -> None:
-        _sync(scratch)
+        sync(scratch)
         path = self._ready(name)
         scratch.replace(path)
-        _sync(path.parent)
+        sync(path.parent)
 
     def remove(self, name: str) -> None:
         (self.root / name).unlink(missing_ok=True)
@@ -198,7 +199,7 @@ class LocalStorage(Storage):
     def _written(self, data: bytes) -> Path:
         scratch = self.scratch()
         scratch.write_bytes(data)
-        _sync(scratch)
+        sync(scratch)
         return scratch
 
 
@@ -331,12 +332,3 @@ def _is_taken(error: OSError) -> bool:
     """
     response = getattr(error.__cause__, "response", None) or {}
     return response.get("Error", {}).get("Code") in ("PreconditionFailed", "ConditionalRequestConflict", "412", "409")
-
-
-def _sync(path: Path) -> None:
-    """Reach the disk before the name does, so that a power cut can't leave a named file without its bytes."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

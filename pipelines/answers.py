@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from uuid import uuid4
 
 import numpy as np
 import pyarrow as pa
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 
 from mgvr_core.evaluation.metrics import Positions
 from mgvr_core.evaluation.trec import write_qrels, write_run
+from mgvr_core.files import placing
 from mgvr_core.retrieval.coarse import Candidates
 from mgvr_core.retrieval.two_stage import Ranking, positions
 from pipelines.answering import Pool
@@ -113,12 +113,9 @@ class Answers:
 
 def write_results(answers: Answers, folder: Path) -> None:
     """Write results.parquet, run.trec and, where right answers are known, qrels.trec; each whole or not at all."""
-    folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / f".results.{uuid4().hex}"
-    with pq.ParquetWriter(temporary, _RESULTS) as writer:
+    with placing(folder / "results.parquet") as partial, pq.ParquetWriter(partial, _RESULTS) as writer:
         for begin in range(0, len(answers.queries.ids), _ROWS):
             writer.write_table(_results(answers, slice(begin, begin + _ROWS)))
-    temporary.replace(folder / "results.parquet")
     ids = np.array(answers.pool.ids, object)
     ranked = answers.two_stage.index
 

@@ -13,16 +13,17 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from uuid import uuid4
 
 import numpy as np
 import pyarrow as pa
 import ray.data
 from ray.data import ActorPoolStrategy
 
-from mgvr_core.identity import hash_file, hash_json
+from mgvr_core.files import replacing
+from mgvr_core.identity import hash_json
 from mgvr_core.video.sampling import SamplingConfig
 from pipelines.decoding import Batch, Decode, DecodingConfig
+from pipelines.kept import ids_below, write_kept
 from pipelines.progress import progress
 
 _ROWS = 256
@@ -57,35 +58,19 @@ def decode_clips(
     if done.exists():
         document = json.loads(done.read_text(encoding="utf-8"))
         return ClipFiles(tuple(str(place / name) for name in document["files"]), tuple(document["failures"]))
-    place.mkdir(parents=True, exist_ok=True)
-    there = _there(place)
+    there = ids_below(place)
     wanted = videos.filter(pa.array([name not in there for name in videos["id"].to_pylist()], pa.bool_()))
-    rows = _decode(wanted, sampling, size, decoding, place, stall_s) if len(wanted) else []
-    files = ClipFiles(
-        tuple(sorted({*there.values(), *(path for path, _ in rows if path)})),
-        tuple(failure for _, failures in rows for failure in failures),
-    )
-    temporary = place / f".{uuid4().hex}"
-    # Names, not paths: the run's folder may move.
-    document = {"files": [Path(path).name for path in files.paths], "failures": files.failures}
-    temporary.write_text(json.dumps(document), encoding="utf-8")
-    temporary.replace(done)
-    return files
-
-
-def _there(place: Path) -> dict[str, str]:
-    """Clips that a run which was killed has left: id -> file. A file that has its name is whole."""
-    return {
-        name: str(path)
-        for path in sorted(place.glob("*.arrow"))
-        for name in pa.ipc.open_file(pa.memory_map(str(path))).read_all()["id"].to_pylist()
-    }
+    failures = _decode(wanted, sampling, size, decoding, place, stall_s) if len(wanted) else []
+    files = sorted(path.name for path in place.glob("*.arrow"))  # names, not paths: the run's folder may move
+    with replacing(done) as file:
+        json.dump({"files": files, "failures": failures}, file)
+    return ClipFiles(tuple(str(place / name) for name in files), tuple(failures))
 
 
 def _decode(
     videos: pa.Table, sampling: SamplingConfig, size: int, decoding: DecodingConfig, place: Path, stall_s: int
-) -> list[tuple[str, list[dict[str, str]]]]:
-    """Decode some videos into files; returns each file's path, or none, and what could not be decoded."""
+) -> list[dict[str, str]]:
+    """Decode some videos into files below `place`; returns what could not be decoded."""
     decoders, block = decoding.plan(len(videos), stall_s)
     blocks = [videos.slice(begin, block) for begin in range(0, len(videos), block)]
     with progress("decode", len(videos), "decoded") as counter:
@@ -100,40 +85,28 @@ def _decode(
             )
             .map_batches(
                 _WriteClips,
-                fn_constructor_args=(str(place),),
+                fn_constructor_args=(place,),
                 batch_size=_ROWS,
                 compute=ActorPoolStrategy(size=1),
             )
         )
-        return [(row["path"], json.loads(row["failures"])) for row in written.iter_rows()]
+        return [json.loads(row["failure"]) for row in written.iter_rows()]
 
 
 class _WriteClips:
-    """Decoded rows -> one Arrow file; returns its path, and the failures among the rows."""
+    """Decoded rows -> one file of clips; returns the failures among the rows."""
 
-    def __init__(self, place: str) -> None:
-        self._place = Path(place)
+    def __init__(self, place: Path) -> None:
+        self._place = place
 
     def __call__(self, batch: Batch) -> Batch:
         good = batch["fault"] == ""
-        path = str(self._write({name: values[good] for name, values in batch.items()})) if good.any() else ""
+        if good.any():
+            tensors = {"mask": batch["mask"][good].astype(np.uint8), "pixels": batch["pixels"][good]}
+            write_kept(self._place, batch["id"][good].tolist(), tensors)
         failures = [
-            {"id": str(name), "uri": str(uri), **json.loads(fault)}
+            json.dumps({"id": str(name), "uri": str(uri), **json.loads(fault)})
             for name, uri, fault in zip(batch["id"], batch["uri"], batch["fault"], strict=True)
             if fault
         ]
-        return {"path": np.array([path]), "failures": np.array([json.dumps(failures)])}
-
-    def _write(self, batch: Batch) -> Path:
-        tensors = {"mask": batch["mask"].astype(np.uint8), "pixels": batch["pixels"]}
-        columns = {
-            name: pa.FixedShapeTensorArray.from_numpy_ndarray(np.ascontiguousarray(values))
-            for name, values in tensors.items()
-        }
-        table = pa.table({"id": pa.array(batch["id"].tolist()), **columns})
-        temporary = self._place / f".{uuid4().hex}"
-        with pa.ipc.new_file(temporary, table.schema) as writer:
-            writer.write_table(table)
-        final = self._place / f"{hash_file(temporary)[:32]}.arrow"
-        temporary.replace(final)
-        return final
+        return {"failure": np.array(failures, dtype=str)}

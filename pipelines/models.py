@@ -12,6 +12,7 @@ from torch import Tensor
 from mgvr_core.config import Section
 from mgvr_core.errors import MgvrError
 from mgvr_core.features.schema import SCHEMA_VERSION, FeatureShape
+from mgvr_core.features.snapshot import Snapshot
 from mgvr_core.identity import Fingerprint
 from mgvr_core.model.checkpoint import Checkpoint, weights_hash
 from mgvr_core.model.eercf import EERCF
@@ -141,6 +142,19 @@ def feature_fingerprint(
         "schema": SCHEMA_VERSION,
     }
     return Fingerprint(parts)
+
+
+def require_made_by(snapshot: Snapshot, checkpoint: Checkpoint) -> None:
+    """Raise MgvrError where another model made the features, or where there are none."""
+    different = snapshot.fingerprint.differences(model_fingerprint(checkpoint.model), MODEL_PARTS)
+    if different:
+        raise MgvrError(
+            f"the features in {snapshot.url} were not made by {checkpoint.source}:\n  "
+            + "\n  ".join(different)
+            + "\nGive the model that encoded them, or encode the corpus with this one into another folder."
+        )
+    if not snapshot.rows:
+        raise MgvrError(f"{snapshot.url} holds no video: every file of the corpus failed, see its failures table")
 
 
 @dataclass(frozen=True)

@@ -7,16 +7,16 @@ from pathlib import Path
 
 from mgvr_core.evaluation.bootstrap import Interval
 from mgvr_core.evaluation.training_page import Selection
-from mgvr_core.evaluation.training_report import Fusion, Setup, TrainingReport, read_log, write_training_report
+from mgvr_core.evaluation.training_report import Fusion, Setup, TrainingLog, TrainingReport, write_training_report
 from mgvr_core.features.contents import now
-from mgvr_core.model import checkpoint
+from mgvr_core.model.checkpoint import Checkpoint
 from mgvr_core.scoring.fusion import FusionWeights
 from mgvr_core.training.optimiser import build_optimiser
 from mgvr_core.training.trained import set_trained, trained_parameters
 from pipelines.environment import command_line, hardware, versions
 from pipelines.models import model_fingerprint
 from pipelines.train_options import TrainConfig
-from pipelines.training import TrainingTask
+from pipelines.training_task import TrainingTask
 
 
 @dataclass(frozen=True)
@@ -44,12 +44,13 @@ def report_training(
     config: TrainConfig,
     task: TrainingTask,
     chosen: Chosen,
+    found: Checkpoint,
+    log: TrainingLog,
     test: dict[str, Interval],
     failures: list[dict[str, str]],
 ) -> Path:
     """Write OUT/training.{html,md,json}; returns the page."""
-    out = Path(task.out)
-    model = checkpoint.load(out / "model").model
+    out, model = Path(task.out), found.model
     set_trained(model, task.trained)
     build_optimiser(model, task.optimiser)  # which freezes CLIP where its rate is 0
     trained, total = trained_parameters(model)
@@ -72,7 +73,7 @@ def report_training(
             parameters_trained=trained,
             parameters_total=total,
         ),
-        log=read_log(task.log),
+        log=log,
         selection=Selection(chosen.metric, chosen.epoch, chosen.step, chosen.value),
         fusion=Fusion(chosen.fusion.model_dump(), "fitted" if chosen.fitted else "released"),
         test=test,

@@ -41,7 +41,7 @@ from mgvr_core.storage import StorePath
 from pipelines.answering import candidate_pairs, encode_texts, load_pool, rerank
 from pipelines.answers import Answers, Queries, write_results
 from pipelines.measuring import ReportConfig, build_report
-from pipelines.models import MODEL_PARTS, ComputeConfig, model_fingerprint
+from pipelines.models import ComputeConfig, require_made_by
 from pipelines.progress import progress
 from pipelines.runtime import RayConfig, Stopwatch, cluster, main, summary
 
@@ -122,15 +122,7 @@ def _reranker(config: RetrieveConfig, checkpoint: Checkpoint, snapshot: Snapshot
     """The fused score for these features; raises MgvrError where model and features do not belong together."""
     model = checkpoint.model
     tokenizer_of(model.spec)  # a text tower without its tokenizer is refused here, not by the first worker
-    different = snapshot.fingerprint.differences(model_fingerprint(model), MODEL_PARTS)
-    if different:
-        raise MgvrError(
-            f"the features in {config.features} were not made by {checkpoint.source}:\n  "
-            + "\n  ".join(different)
-            + "\nGive the model that encoded them, or encode the corpus with this one into another folder."
-        )
-    if not snapshot.rows:
-        raise MgvrError(f"{config.features} holds no video: every file of the corpus failed, see its failures table")
+    require_made_by(snapshot, checkpoint)
     shape = shape_of(snapshot.schema())
     stored = checkpoint.about.get("fusion", {}) if config.fusion == "checkpoint" else {}
     weights = FusionWeights(**{**stored, **config.rerank.model_dump(exclude_unset=True)})

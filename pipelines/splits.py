@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
 from typing import Literal
-from uuid import uuid4
 
 import numpy as np
 import pyarrow as pa
@@ -17,6 +16,7 @@ from mgvr_core.config import LocalPath, Section
 from mgvr_core.datasets.manifest import CorpusConfig
 from mgvr_core.errors import MgvrError
 from mgvr_core.features.snapshot import Snapshot
+from mgvr_core.files import placing
 from mgvr_core.identity import Fingerprint, hash_json, hash_lines
 from mgvr_core.model.load import ModelConfig
 from mgvr_core.training.pairs import Captioned, CaptionUse
@@ -25,10 +25,11 @@ from pipelines.answering import encode_texts
 from pipelines.clips import decode_clips
 from pipelines.decoding import DecodingConfig
 from pipelines.identifying import list_corpus, unique_videos
+from pipelines.kept import KeptFiles
 from pipelines.models import ComputeConfig
 from pipelines.progress import progress
-from pipelines.sources import KeptFiles, Stream
-from pipelines.training import Split
+from pipelines.sources import Stream
+from pipelines.training_task import Split
 from pipelines.unpacking import unpack_features
 
 SPLITS = ("train", "validation", "test")
@@ -194,8 +195,6 @@ def _encoded(
         with progress("encode texts", len(texts), "encoded") as counter:
             vectors = encode_texts(texts, model, compute, counter).vectors
         place = {text: row for row, text in enumerate(texts)}
-        folder.mkdir(parents=True, exist_ok=True)
-        new = folder / f".{uuid4().hex}.npy"
-        np.save(new, vectors[[place[text] for text in captioned.captions]])
-        new.replace(file)
+        with placing(file) as partial, partial.open("wb") as handle:
+            np.save(handle, vectors[[place[text] for text in captioned.captions]])
     return str(file)

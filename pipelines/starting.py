@@ -12,7 +12,7 @@ import torch
 
 from mgvr_core.datasets.manifest import CorpusConfig
 from mgvr_core.errors import MgvrError
-from mgvr_core.features.schema import FeatureShape, shape_of
+from mgvr_core.features.schema import shape_of
 from mgvr_core.features.snapshot import Snapshot
 from mgvr_core.features.store import FeatureStore
 from mgvr_core.identity import Fingerprint
@@ -23,7 +23,7 @@ from mgvr_core.training.trained import set_trained
 from mgvr_core.video.decoders import decoder_version
 from mgvr_core.video.sampling import SamplingConfig
 from pipelines.environment import versions
-from pipelines.models import MODEL_PARTS, ComputeConfig, model_fingerprint, sampling_for
+from pipelines.models import ComputeConfig, model_fingerprint, require_made_by, sampling_for
 from pipelines.runtime import available_cores
 from pipelines.splits import (
     Prepared,
@@ -34,7 +34,7 @@ from pipelines.splits import (
     shared_videos,
 )
 from pipelines.train_options import TrainConfig
-from pipelines.training import TrainingTask
+from pipelines.training_task import TrainingTask
 
 _SETTINGS = ("loss", "optimiser", "trained", "captions", "batch_size", "epochs", "seed", "rerank", "fusion")
 """What of the configuration shapes a run as it stands there."""
@@ -71,7 +71,7 @@ def plan(config: TrainConfig) -> Plan:
     require_batch(len(captions) if config.captions == "expand" else len(videos["train"]), config.batch_size)
     start = load_model(config.model, captions)
     model = start.model
-    if (config.loss.needs_patches or config.rerank.needs_patches) and not model.has_patches:
+    if config.needs_patches and not model.has_patches:
         raise MgvrError(
             f"{start.source} has no patch features: set --loss.patch_weak 0 --loss.tib_patch 0 --rerank.patch_weak 0"
         )
@@ -112,7 +112,7 @@ def prepare(config: TrainConfig, plan: Plan) -> Prepared:
             plan.videos, config.captions, config.clips, plan.sampling, size, config.decoding, stall, plan.out
         )
     else:
-        patches = config.loss.needs_patches or config.rerank.needs_patches
+        patches = config.needs_patches
         made_by = model_fingerprint(plan.start.model)
         compute = ComputeConfig(**config.compute.resolved().model_dump())
         prepared = from_features(
@@ -194,18 +194,9 @@ def require_batch(pairs: int, batch_size: int) -> None:
 
 def _sampling_of(config: TrainConfig, snapshot: Snapshot, start: Checkpoint) -> SamplingConfig:
     """How a set's videos were sampled; raises MgvrError where the set is not the model's, or lacks what is read."""
-    different = snapshot.fingerprint.differences(model_fingerprint(start.model), MODEL_PARTS)
-    if different:
-        raise MgvrError(
-            f"the features in {config.features} were not made by {start.source}:\n  "
-            + "\n  ".join(different)
-            + "\nGive the model that encoded them, or encode the corpus with this one."
-        )
-    if not snapshot.rows:
-        raise MgvrError(f"{config.features} holds no video")
+    require_made_by(snapshot, start)
     snapshot.require("frame_norms")  # heads start from the vectors as CLIP gave them
-    shape: FeatureShape = shape_of(snapshot.schema())
-    if (config.loss.needs_patches or config.rerank.needs_patches) and not shape.patches:
+    if config.needs_patches and not shape_of(snapshot.schema()).patches:
         raise MgvrError(
             f"the features in {config.features} have no patches: encode with --features.patches true, or set "
             "--loss.patch_weak 0 --rerank.patch_weak 0"

@@ -24,10 +24,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow.parquet as pq
 import ray
-from numpy.typing import NDArray
 from pydantic import Field, model_validator
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -36,20 +34,20 @@ from mgvr_core.config import LocalPath, Section, assign, parse
 from mgvr_core.datasets.scenes import ProceduralConfig
 from mgvr_core.errors import JobError, MgvrError
 from mgvr_core.evaluation.ablation import Line, markdown, tabulate
-from mgvr_core.evaluation.files import replacing
+from mgvr_core.files import replacing
 from mgvr_core.identity import hash_file, hash_json
 from pipelines import starting
 from pipelines.environment import command_line, versions
-from pipelines.finishing import TEST_FILE
+from pipelines.finishing import TEST_FILE, Ranks, read_ranks
 from pipelines.making import make_corpus
 from pipelines.progress import progress
 from pipelines.runtime import RayConfig, available_cores, cluster, main, summary
 from pipelines.train import train
 from pipelines.train_options import TrainConfig
 
-_NOWHERE = {"out", "ray", "workers", "memory", "checkpoints", "restart", "compute", "clips", "corpus", "validation"}
-_NOWHERE |= {"test"}
-"""Settings of a training that say where and how it runs; its captions are hashed by themselves."""
+_PLACES = {"out", "ray", "workers", "memory", "checkpoints", "restart", "compute", "clips"}
+_CORPORA = {"corpus", "validation", "test"}
+"""Settings of a training that say where and how it runs, and where its data lies."""
 _SYSTEMS = ("video", "frame_weak", "tib_frame", "patch_weak", "tib_patch")
 
 
@@ -92,14 +90,13 @@ class Cell:
 
     row: str
     config: TrainConfig
+    made_of: str
+    """Hash of the corpus that is made for the sweep, or of the manifests."""
 
     @property
     def out(self) -> Path:
         """Its folder."""
         return Path(self.config.out)
-
-    made_of: str
-    """Hash of the corpus that is made for the sweep, or of the manifests."""
 
     @property
     def digest(self) -> str:
@@ -108,7 +105,7 @@ class Cell:
         Of the videos themselves `mgvr train` knows, and begins again where they have changed; it is not asked where
         this says that all is done.
         """
-        values = self.config.model_dump(mode="json", exclude=_NOWHERE)
+        values = self.config.model_dump(mode="json", exclude=_PLACES | _CORPORA)
         return hash_json([values, self.made_of])
 
     def is_done(self) -> bool:
@@ -226,13 +223,12 @@ def _train(config: TrainConfig, digest: str, command: list[str]) -> None:
 
 
 def _table(config: SweepConfig, cells: Sequence[Cell]) -> list[Line]:
-    ranks: dict[str, list[dict[str, NDArray[np.float64]]]] = {}
+    ranks: dict[str, list[Ranks]] = {}
     videos: list[str] = []
     for cell in cells:
-        table = pq.read_table(cell.out / TEST_FILE)
-        names = [name for name in table.schema.names if name.startswith("rank_")]
-        ranks.setdefault(cell.row, []).append({name.removeprefix("rank_"): table[name].to_numpy() for name in names})
-        found = table["video"].to_pylist()
+        file = cell.out / TEST_FILE
+        ranks.setdefault(cell.row, []).append(read_ranks(file))
+        found = pq.read_table(file, columns=["video"])["video"].to_pylist()
         if videos and videos != found:
             raise MgvrError(f"{cell.out} was tested on other videos than the first: all rows need the same test split")
         videos = found

@@ -12,7 +12,7 @@ Writes   OUT/model/                the chosen checkpoint, which encode and retri
          OUT/start/, run.json      the weights that it began with, and which run this is
 
 The step is the same for any number of workers: a batch of B on one worker gives what B / n on each of n workers gives.
-With --features the heads alone are trained, from a feature set that this model made: minutes instead of hours.
+With --features the heads alone are trained, from a feature set that this model made: no video is opened.
 
   mgvr train --corpus.uri train.jsonl --model.name ViT-B-32-quickgelu --model.weights openai --out runs/train
   mgvr train jobs/train.yaml --epochs 10 --optimiser.lr 5e-4 --memory.chunk 16
@@ -37,7 +37,8 @@ from pipelines import finishing, starting
 from pipelines.progress import progress
 from pipelines.runtime import cluster, main
 from pipelines.train_options import TrainConfig
-from pipelines.training import TrainingTask, train_worker
+from pipelines.training import train_worker
+from pipelines.training_task import TrainingTask
 
 __all__ = ["TrainConfig", "train"]
 
@@ -76,10 +77,11 @@ def _fit(config: TrainConfig, task: TrainingTask) -> None:
         try:
             trainer.fit()
         except TrainingFailedError as error:
-            raise JobError(
+            failure = ray.get(counter.failure.remote()) or (
                 f"the workers were lost more than {config.checkpoints.max_restarts} times (checkpoints.max_restarts); "
                 f"the same command goes on from the last checkpoint. The last error:\n{error}"
-            ) from error
+            )
+            raise JobError(failure) from error
         if failure := ray.get(counter.failure.remote()):
             raise JobError(failure)
 

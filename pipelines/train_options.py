@@ -16,9 +16,9 @@ from mgvr_core.training.optimiser import OptimiserConfig
 from mgvr_core.training.pairs import CaptionUse
 from mgvr_core.training.step import MemoryConfig
 from mgvr_core.training.trained import Trained
+from mgvr_core.training.validation import FusionChoice
 from mgvr_core.video.sampling import SamplingConfig
 from pipelines.decoding import DecodingConfig
-from pipelines.measures import FusionChoice
 from pipelines.models import DeviceConfig
 from pipelines.runtime import RayConfig
 from pipelines.splits import ClipsConfig
@@ -99,17 +99,16 @@ class TrainConfig(Section):
             raise ValueError("features train the heads alone: set --trained heads, or leave --features out")
         if not self.rerank.active:
             raise ValueError("rerank: all weights are 0, so there is nothing to validate")
-        loss = self.loss
-        weak, strong, pearson = loss.weak > 0, loss.strong > 0, loss.pearson > 0
-        heads = (weak and loss.video + loss.frame_weak > 0) or (strong and loss.tib_frame > 0)
-        heads = heads or (pearson and loss.pearson_video + loss.pearson_tib_frame > 0)
-        patches = (weak and loss.patch_weak > 0) or (strong and loss.tib_patch > 0)
-        patches = patches or (pearson and loss.pearson_tib_patch > 0)
-        if not heads and not patches:
+        if not self.loss.trains_heads and not self.loss.needs_patches:
             raise ValueError("loss: all terms are switched off, so there is nothing to learn from")
-        if not heads and self.trained == "heads":
+        if not self.loss.trains_heads and self.trained == "heads":
             raise ValueError("loss: only patch terms are left, and no head is trained by them: set --trained all")
         scores = {"fused", "video", *self.rerank.active}
         if self.selection.metric not in scores:
             raise ValueError(f"selection.metric is {self.selection.metric}, but rerank has only {sorted(scores)}")
         return self
+
+    @property
+    def needs_patches(self) -> bool:
+        """Whether a term of the loss or of the rerank reads patch features."""
+        return self.loss.needs_patches or self.rerank.needs_patches

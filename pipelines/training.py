@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch import distributed as dist
+from torch.nn.functional import normalize
 
 from mgvr_core.errors import JobError, MgvrError
 from mgvr_core.features.contents import now
@@ -26,17 +26,17 @@ from mgvr_core.model import checkpoint
 from mgvr_core.model.eercf import MAX_LOGIT_SCALE
 from mgvr_core.model.tokenizer import tokenizer_of
 from mgvr_core.scoring.features import VideoFeatures
-from mgvr_core.scoring.fusion import FusionWeights
 from mgvr_core.training import log, state
-from mgvr_core.training.losses import LossConfig, Losses
-from mgvr_core.training.optimiser import OptimiserConfig, build_optimiser, set_rates
-from mgvr_core.training.pairs import Batches, Captioned
-from mgvr_core.training.step import MemoryConfig, Rows, backward
-from mgvr_core.training.trained import Trained, set_trained
+from mgvr_core.training.losses import Losses
+from mgvr_core.training.optimiser import build_optimiser, set_rates
+from mgvr_core.training.step import Rows, backward
+from mgvr_core.training.trained import set_trained
+from mgvr_core.training.validation import Scores, fit_weights, ranks_of, recalls, score_split
 from pipelines.board import Board
-from pipelines.measures import FusionChoice, Scores, fit_weights, ranks_of, recalls, score_split
-from pipelines.models import DeviceConfig, preprocessing, text_vectors
-from pipelines.sources import Inputs, KeptFiles, Stream, ahead
+from pipelines.kept import Inputs
+from pipelines.models import preprocessing
+from pipelines.sources import ahead
+from pipelines.training_task import Split, TrainingTask
 
 _TEXTS = 256
 """Captions that go through the text tower at once in validation."""
@@ -44,76 +44,18 @@ _PARTS = ("total", "weak", "strong", "pearson")
 _LOGGED = {"total": "loss", **{part: f"loss_{part}" for part in _PARTS[1:]}}
 
 
-@dataclass(frozen=True)
-class Split:
-    """Captioned videos and where they come from."""
-
-    captioned: Captioned
-    source: KeptFiles | Stream
-    texts: str | None = None
-    """File of the captions' vectors, where the text tower is frozen and they were computed once."""
-
-
-@dataclass(frozen=True)
-class TrainingTask:
-    """Everything that a worker needs, as plain data."""
-
-    start: str
-    """Folder of the checkpoint to start from."""
-    out: str
-    """Folder of the run: checkpoints/, metrics.jsonl and tensorboard/ are in it."""
-    train: Split
-    validation: Split | None
-    test: Split | None
-    """Measured by nobody but the driver, when all is chosen."""
-    batch_size: int
-    epochs: int
-    seed: int
-    compute: DeviceConfig
-    trained: Trained
-    loss: LossConfig
-    optimiser: OptimiserConfig
-    memory: MemoryConfig
-    frames: int
-    """Frames a video, for which U is needed."""
-    rerank: FusionWeights
-    fusion: FusionChoice
-    k: int
-    metric: str
-    """What the best checkpoints are best at, a name of the log."""
-    every_steps: int | None
-    keep_best: int
-    about: dict[str, Any]
-    """What the checkpoints say about themselves."""
-
-    @property
-    def run(self) -> str:
-        """The run's fingerprint."""
-        return str(self.about["run"])
-
-    @property
-    def batches(self) -> Batches:
-        """The steps."""
-        return Batches(self.train.captioned, self.batch_size, self.epochs, self.seed)
-
-    @property
-    def checkpoints(self) -> Path:
-        """Folder of the checkpoints."""
-        return Path(self.out) / "checkpoints"
-
-    @property
-    def log(self) -> Path:
-        """JSON lines of metrics."""
-        return Path(self.out) / "metrics.jsonl"
-
-
 def train_worker(config: dict[str, Any]) -> None:
     """Ray Train's loop, on every worker. Rank 0 alone measures, logs and writes checkpoints."""
+    task: TrainingTask = config["task"]
+    counter = config["counter"]
+    if ray.get(counter.failure.remote()):
+        return  # a group that was started anew after an error that would come again
     try:
-        _train(config["task"], config["counter"])
+        _train(task, counter)
     except MgvrError as error:
-        # It would come again: a group that is started anew is for lost machines.
-        ray.get(config["counter"].fail.remote(str(error)))
+        # Noted, and raised for the others' sake: they wait for this worker, and end with it.
+        ray.get(counter.fail.remote(str(error)))
+        raise
 
 
 def _train(task: TrainingTask, counter: Any) -> None:
@@ -167,9 +109,7 @@ class Trainer:
             dist.broadcast(found, src=0)
         if step := int(found):
             place = state.path_of(self.task.checkpoints, step)
-            if (run := checkpoint.load(place).about.get("run")) != self.task.run:
-                raise MgvrError(f"{place} belongs to another run ({run}, not {self.task.run}): remove {place.parent}")
-            self.progress = state.load(place, self.model, self.optimiser)
+            self.progress = state.load(place, self.model, self.optimiser, self.task.run)
 
     def epoch(self) -> Iterator[dict[str, Any]]:
         """Take the steps that are left of the epoch; yields the record of each."""
@@ -199,24 +139,18 @@ class Trainer:
         self.optimiser.zero_grad(set_to_none=True)
         losses, pairs = self.gradients(rows, inputs)
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), task.optimiser.max_grad_norm)
-        self._require_finite(losses, norm, rows)
+        measured = {name: getattr(losses, part).item() for part, name in _LOGGED.items()}
+        measured["grad_norm"] = norm.item()
+        self._require_finite(measured, rows)
         self.optimiser.step()
         with torch.no_grad():
             self.model.clip.logit_scale.clamp_(max=MAX_LOGIT_SCALE)
         rates = {"lr_clip" if group["of_clip"] else "lr": group["lr"] for group in self.optimiser.param_groups}
-        return {
-            **{name: getattr(losses, part).item() for part, name in _LOGGED.items()},
-            **rates,
-            "logit_scale": self.model.logit_scale().item(),
-            "grad_norm": norm.item(),
-            "pairs": pairs,
-        }
+        return {**measured, **rates, "logit_scale": self.model.logit_scale().item(), "pairs": pairs}
 
-    def _require_finite(self, losses: Losses, norm: Tensor, rows: NDArray[np.int64]) -> None:
+    def _require_finite(self, measured: dict[str, float], rows: NDArray[np.int64]) -> None:
         """Raise JobError before a step that would fill the weights with NaN."""
-        values = {name: getattr(losses, part).item() for part, name in _LOGGED.items()}
-        values["gradient norm"] = norm.item()
-        broken = [name for name, value in values.items() if not math.isfinite(value)]
+        broken = [name for name, value in measured.items() if not math.isfinite(value)]
         if broken:
             videos = ", ".join(name for name, _ in self.task.train.captioned.pairs(rows[:5]))
             raise JobError(
@@ -255,7 +189,7 @@ class Trainer:
         ids, size = captioned.ids, self.task.batch_size
         source = split.source.open(1)
         with torch.inference_mode(), self.task.compute.autocast():
-            text = torch.cat([self._unit(split, rows[at : at + _TEXTS]) for at in range(0, len(rows), _TEXTS)])
+            text = torch.cat([self._text(split, rows[at : at + _TEXTS]).float() for at in range(0, len(rows), _TEXTS)])
 
         def blocks() -> Iterator[VideoFeatures]:
             for inputs in ahead(source.batches([ids[at : at + size] for at in range(0, len(ids), size)])):
@@ -263,14 +197,7 @@ class Trainer:
                     yield inputs.features(slice(None), self.model, self._preprocess, active.needs_patches)
 
         with torch.inference_mode():
-            return score_split(self.model, text, blocks(), captioned.owner, self._mixing, active)
-
-    def _unit(self, split: Split, rows: NDArray[np.int64]) -> Tensor:
-        if split.texts is not None:
-            return self._text(split, rows)
-        captions = [split.captioned.captions[row] for row in rows]
-        ids = self._tokenizer(captions, self.model.spec.text_length).ids
-        return text_vectors(self.model, ids.to(self._device))
+            return score_split(self.model, normalize(text, dim=-1), blocks(), captioned.owner, self._mixing, active)
 
 
 @cache
@@ -326,8 +253,3 @@ class Chief:
         weights, fitted = fit_weights(scores, task.rerank, task.fusion, task.k)
         found = ranks_of(scores, {"fused": weights, "released": task.rerank}, task.k)
         return {**recalls(found), "fusion": weights.model_dump(), "fitted": fitted}
-
-
-def pick(history: Sequence[dict[str, Any]], metric: str, last: int) -> int:
-    """The step of the best checkpoint by a metric; without validation the last."""
-    return next(iter(state.best(history, metric, 1)), last)

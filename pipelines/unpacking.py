@@ -10,15 +10,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from uuid import uuid4
 
-import numpy as np
-import pyarrow as pa
 import ray
 
 from mgvr_core.features.schema import tensor_column
 from mgvr_core.features.snapshot import Snapshot
+from mgvr_core.files import replacing
 from mgvr_core.identity import hash_json
+from pipelines.kept import write_kept
 from pipelines.progress import progress
 
 
@@ -29,14 +28,12 @@ def unpack_features(snapshot: Snapshot, patches: bool, folder: Path) -> tuple[st
     place = folder / hash_json([shards, columns])[:16]
     done = place / "done.json"
     if not done.exists():
-        place.mkdir(parents=True, exist_ok=True)
         with progress("unpack", len(shards), "shards") as counter:
             names = ray.get(
                 [_unpack.remote(snapshot, number, columns, place, counter) for number in range(len(shards))]
             )
-        temporary = place / f".{uuid4().hex}"
-        temporary.write_text(json.dumps({"files": names}), encoding="utf-8")
-        temporary.replace(done)
+        with replacing(done) as file:
+            json.dump({"files": names}, file)
     files = json.loads(done.read_text(encoding="utf-8"))["files"]
     return tuple(str(place / name) for name in files)
 
@@ -44,13 +41,7 @@ def unpack_features(snapshot: Snapshot, patches: bool, folder: Path) -> tuple[st
 @ray.remote
 def _unpack(snapshot: Snapshot, number: int, columns: list[str], place: Path, counter: object) -> str:
     table = snapshot.read_shard(snapshot.shards[number], columns)
-    name = f"{number:06d}.arrow"
-    temporary = place / f".{uuid4().hex}"
-    tensors = {column: np.ascontiguousarray(tensor_column(table, column)) for column in columns if column != "id"}
-    arrays = {column: pa.FixedShapeTensorArray.from_numpy_ndarray(values) for column, values in tensors.items()}
-    plain = pa.table({"id": table["id"].combine_chunks(), **arrays})
-    with pa.ipc.new_file(temporary, plain.schema) as writer:
-        writer.write_table(plain)
-    temporary.replace(place / name)
+    tensors = {column: tensor_column(table, column) for column in columns if column != "id"}
+    path = write_kept(place, table["id"].to_pylist(), tensors)
     counter.add.remote("shards", 1)  # type: ignore[attr-defined]
-    return name
+    return path.name

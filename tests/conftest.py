@@ -14,6 +14,9 @@ from uuid import uuid4
 
 import pytest
 
+# Their asserts, too, then say what they saw.
+pytest.register_assert_rewrite("corpus_command", "feature_sets", "pages")
+
 # Ours from the start, but nobody listens until a test asks for `s3`.
 S3 = socket.socket()
 S3.bind(("127.0.0.1", 0))

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mgvr_core.evaluation.files import replacing
 from mgvr_core.evaluation.html import render_html
 from mgvr_core.evaluation.markdown import render_markdown
 from mgvr_core.evaluation.report import Report
+from mgvr_core.files import replacing
 
 
 def write_report(report: Report, folder: Path) -> dict[str, Path]:

@@ -8,16 +8,15 @@ infinite: what was not measured is null or an empty mapping. Keys are only ever 
 
 from __future__ import annotations
 
-import json
-import math
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from pydantic import TypeAdapter, ValidationError
 
 from mgvr_core.errors import MgvrError
 from mgvr_core.evaluation.bootstrap import Gain, Interval
+from mgvr_core.evaluation.pages import to_json
 
 SCHEMA = 1
 
@@ -196,11 +195,7 @@ class Report:
 
     def to_json(self) -> str:
         """The document as JSON text. Raises MgvrError where a number is NaN or infinite, naming its key."""
-        document = _ADAPTER.dump_python(self, mode="json")
-        for key, value in _numbers("", document):
-            if not math.isfinite(value):
-                raise MgvrError(f"report key {key} is {value}: leave out what was not measured")
-        return json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+        return to_json(asdict(self), "report")
 
     @staticmethod
     def from_json(text: str) -> Report:
@@ -217,15 +212,3 @@ class Report:
 
 
 _ADAPTER: TypeAdapter[Any] = TypeAdapter(Report)
-
-
-def _numbers(key: str, value: object) -> Iterator[tuple[str, float]]:
-    """Every float of a JSON document with its dotted key."""
-    if isinstance(value, float):
-        yield key, value
-    elif isinstance(value, dict):
-        for name, inner in value.items():
-            yield from _numbers(f"{key}.{name}" if key else name, inner)
-    elif isinstance(value, list):
-        for index, inner in enumerate(value):
-            yield from _numbers(f"{key}[{index}]", inner)

@@ -8,21 +8,17 @@ Keys are only ever added under one `schema` number.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
-from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
-
-from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from mgvr_core.errors import MgvrError
 from mgvr_core.evaluation import training_page, training_plots, wording
 from mgvr_core.evaluation.bootstrap import Interval
-from mgvr_core.evaluation.files import replacing
-from mgvr_core.evaluation.markdown import escape
+from mgvr_core.evaluation.pages import require_finite, template, to_json
 from mgvr_core.evaluation.training_page import Record, Selection
+from mgvr_core.files import replacing
 
 SCHEMA = 1
 
@@ -94,11 +90,9 @@ class TrainingReport:
         """The document as JSON text. Raises MgvrError where a number is NaN or infinite, naming its key."""
         document = asdict(replace(self, log=replace(self.log, steps=())))
         del document["log"]["steps"]
-        for key, value in chain(_numbers("", document), _numbers("log.steps", self.log.steps)):
-            if not math.isfinite(value):
-                raise MgvrError(f"training report key {key} is {value}: leave out what was not measured")
+        require_finite({"steps": self.log.steps}, "training report", "log")
         document["figures"] = asdict(training_page.figures(self.log.steps, self.log.epochs))
-        return json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False, default=str) + "\n"
+        return to_json(document, "training report")
 
 
 def read_log(path: Path) -> TrainingLog:
@@ -138,8 +132,8 @@ def write_training_report(report: TrainingReport, folder: Path) -> dict[str, Pat
     """
     texts = {
         "training.json": report.to_json(),
-        "training.md": _rendered(report, "training.md.j2", autoescape=False),  # every text passes the filter `text`
-        "training.html": _rendered(report, "training.html.j2", autoescape=True),
+        "training.md": _rendered(report, "training.md.j2"),
+        "training.html": _rendered(report, "training.html.j2"),
     }
     for name, text in texts.items():
         with replacing(folder / name) as file:
@@ -147,18 +141,9 @@ def write_training_report(report: TrainingReport, folder: Path) -> dict[str, Pat
     return {name: folder / name for name in texts}
 
 
-def _rendered(report: TrainingReport, template: str, autoescape: bool) -> str:
-    environment = Environment(
-        loader=PackageLoader("mgvr_core.evaluation"),
-        autoescape=autoescape,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["text"] = escape
-    environment.filters["pretty"] = lambda value: json.dumps(value, indent=2, ensure_ascii=False, default=str)
+def _rendered(report: TrainingReport, name: str) -> str:
     log, page = report.log, training_page
-    return environment.get_template(template).render(
+    return template(name).render(
         report=report,
         words=wording,
         page=page,
@@ -181,15 +166,3 @@ def _facts(setup: Setup) -> Iterator[tuple[str, str]]:
     yield "Workers", wording.count(setup.workers)
     trained, total = wording.count(setup.parameters_trained), wording.count(setup.parameters_total)
     yield "Parameters trained", f"{trained} of {total} ({share} %)"
-
-
-def _numbers(key: str, value: object) -> Iterator[tuple[str, float]]:
-    """Every float of a JSON document with its dotted key."""
-    if isinstance(value, float):
-        yield key, value
-    elif isinstance(value, dict):
-        for name, inner in value.items():
-            yield from _numbers(f"{key}.{name}" if key else name, inner)
-    elif isinstance(value, list | tuple):
-        for index, inner in enumerate(value):
-            yield from _numbers(f"{key}[{index}]", inner)

@@ -19,7 +19,7 @@ from pathlib import Path
 from urllib.parse import quote, unquote
 
 from mgvr_core.errors import MgvrError
-from mgvr_core.evaluation.files import replacing
+from mgvr_core.files import replacing
 
 _UNSAFE = re.compile(r"[\s%\x00-\x1f\x7f\ud800-\udfff]")  # lone surrogates: file names that are not UTF-8
 

@@ -11,7 +11,7 @@ from torch.nn.functional import normalize
 from mgvr_core.errors import MgvrError
 from mgvr_core.model.spec import ModelSpec
 from mgvr_core.model.temporal import TemporalEncoder
-from mgvr_core.model.towers import Clip, build_clip, encode_images, encode_texts, has_patches
+from mgvr_core.model.towers import Clip, build_clip, encode_images, encode_texts, has_patches, plain_towers
 from mgvr_core.scoring.features import VideoFeatures
 
 MAX_LOGIT_SCALE = math.log(100.0)
@@ -58,12 +58,10 @@ class EERCF(nn.Module):
     def recompute_activations(self) -> None:
         """From here on compute the towers' blocks again in the backward pass instead of keeping what is inside them.
 
-        Raises MgvrError for a tower that can't.
+        Raises MgvrError for a tower that is no plain transformer.
         """
-        try:
-            self.clip.set_grad_checkpointing(True)
-        except (AttributeError, NotImplementedError, AssertionError) as error:
-            raise MgvrError(f"the towers of {self.spec.name or 'this model'} can't recompute: {error}") from error
+        for tower in plain_towers(self.clip).values():
+            tower.transformer.grad_checkpointing = True  # type: ignore[union-attr]
 
     def logit_scale(self) -> Tensor:
         """s = exp(logit_scale), at most 100: a scalar tensor with its gradient."""

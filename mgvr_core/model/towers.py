@@ -6,7 +6,7 @@ from typing import Any
 
 import open_clip
 from open_clip.model import CLIP, CustomTextCLIP
-from open_clip.transformer import VisionTransformer, text_global_pool
+from open_clip.transformer import Transformer, VisionTransformer, text_global_pool
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
@@ -25,6 +25,22 @@ def build_clip(architecture: dict[str, Any]) -> Clip:
         return kind(**config)
     except (TypeError, AssertionError, RuntimeError) as error:
         raise MgvrError(f"open_clip {open_clip.__version__} can't build the model's towers: {error}") from error
+
+
+def plain_towers(clip: Clip) -> dict[str, nn.Module]:
+    """`image` and `text`: the parts that hold each tower's transformer and what stands behind it.
+
+    Raises MgvrError for a tower that is no plain transformer of open_clip's (ResNet, timm, Hugging Face): its blocks
+    can't be told apart, and what open_clip offers for all towers alike does nothing there, without a word.
+    """
+    towers = {"image": clip.visual, "text": clip if hasattr(clip, "transformer") else clip.text}
+    for side, tower in towers.items():
+        if not isinstance(getattr(tower, "transformer", None), Transformer):
+            raise MgvrError(
+                f"the {side} tower is no plain transformer, so its blocks can't be told apart: train all or the heads "
+                "(trained), and without memory.checkpointing"
+            )
+    return towers
 
 
 def has_patches(clip: Clip) -> bool:

@@ -10,9 +10,9 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from uuid import uuid4
 
 from mgvr_core.errors import MgvrError
+from mgvr_core.files import replacing
 from mgvr_core.identity import Fingerprint
 
 _FILE = "run.json"
@@ -41,10 +41,8 @@ def is_claimed(folder: Path) -> bool:
 def claim(folder: Path, run: Fingerprint) -> None:
     """Make the folder this run's; raises MgvrError where it is another's."""
     require_same(folder, run)
-    folder.mkdir(parents=True, exist_ok=True)
-    new = folder / f".{_FILE}.{uuid4().hex}"
-    new.write_text(json.dumps(dict(run.parts), indent=1), encoding="utf-8")
-    new.replace(folder / _FILE)
+    with replacing(folder / _FILE) as file:
+        json.dump(dict(run.parts), file, indent=1)
 
 
 def _read(folder: Path) -> Fingerprint | None:

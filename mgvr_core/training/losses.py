@@ -44,6 +44,12 @@ class LossConfig(Section):
     pearson_tib_patch: float = Field(0.0, ge=0, description="Pearson constraint on the TIB patch vector")
 
     @property
+    def trains_heads(self) -> bool:
+        """Whether any term reaches the temporal encoder, W or U."""
+        pearson = self.pearson * (self.pearson_video + self.pearson_tib_frame)
+        return self.weak * (self.video + self.frame_weak) + self.strong * self.tib_frame + pearson > 0
+
+    @property
     def needs_patches(self) -> bool:
         """Whether any term reads patch features."""
         strong = self.strong * self.tib_patch > 0

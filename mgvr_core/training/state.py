@@ -13,7 +13,6 @@ folder of this name is whole: it is written beside its place and then renamed. N
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 from collections.abc import Sequence
@@ -27,6 +26,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from mgvr_core.errors import MgvrError
+from mgvr_core.files import sync
 from mgvr_core.model import checkpoint
 from mgvr_core.model.eercf import EERCF
 from mgvr_core.model.weights import read_weights
@@ -56,26 +56,29 @@ def save(
     new = folder / f".{final.name}.{uuid4().hex}"
     checkpoint.save(new, model, about)
     save_file(_optimiser_tensors(model, optimiser), new / _OPTIMISER)
-    document = {"format": FORMAT, **asdict(progress)}
+    document = {"format": FORMAT, "run": about.get("run"), **asdict(progress)}
     (new / _STATE).write_text(json.dumps(document, allow_nan=False), encoding="utf-8")
     for file in new.iterdir():
-        _to_disk(file)
+        sync(file)
     if final.exists():  # of an earlier attempt at this step, which could not be read
         shutil.rmtree(final)
     new.replace(final)
-    _to_disk(folder)
+    sync(folder)
     return final
 
 
-def load(path: Path, model: EERCF, optimiser: torch.optim.Optimizer) -> Progress:
+def load(path: Path, model: EERCF, optimiser: torch.optim.Optimizer, run: str | None) -> Progress:
     """Put a checkpoint into a model and its optimiser, generators included; returns where the training stood.
 
-    Raises MgvrError, with what to do, where it can't be read or belongs to another model or optimiser.
+    Raises MgvrError, with what to do, where it can't be read or belongs to another run (by `about["run"]` of `save`),
+    model or optimiser.
     """
     try:
         document = json.loads((path / _STATE).read_text(encoding="utf-8"))
         if document.pop("format") != FORMAT:
             raise MgvrError(f"it was written by another version of mgvr, this one reads format {FORMAT}")
+        if document["run"] != run:
+            raise MgvrError(f"it belongs to another run, {document['run']}, not {run}")
         checkpoint.fill(model, read_weights(path / checkpoint.WEIGHTS), str(path))
         _fill_optimiser(model, optimiser, read_weights(path / _OPTIMISER))
     except (OSError, ValueError, KeyError, MgvrError) as error:
@@ -84,6 +87,11 @@ def load(path: Path, model: EERCF, optimiser: torch.optim.Optimizer) -> Progress
             "it, or begin again with --restart yes"
         ) from error
     return Progress(document["step"], document["sums"], tuple(document["history"]))
+
+
+def history(path: Path) -> list[dict[str, Any]]:
+    """What validation measured after each epoch, up to a checkpoint."""
+    return list(json.loads((path / _STATE).read_text(encoding="utf-8"))["history"])
 
 
 def steps(folder: Path) -> list[int]:
@@ -145,12 +153,3 @@ def _fill_optimiser(model: EERCF, optimiser: torch.optim.Optimizer, tensors: dic
             raise MgvrError(f"its optimiser knows {owner} as {tuple(tensor.shape)}, not {tuple(parameter.shape)}")
         # AdamW keeps its count of steps on the CPU, whatever the device.
         optimiser.state[parameter][key] = tensor if key == "step" else tensor.to(parameter.device)
-
-
-def _to_disk(path: Path) -> None:
-    """Let the bytes reach the disk before the name does: a node may lose its power, too."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pytest
 import torch
+from small_jobs import FRAMES, FRESH, SIZE
 
 from mgvr_core.datasets.manifest import CorpusConfig
 from mgvr_core.datasets.procedural import write_manifests, write_video, write_videos
@@ -24,17 +25,9 @@ from mgvr_core.model.load import ModelConfig, load_model
 from pipelines.encode import EncodeConfig, FeaturesConfig, encode
 from pipelines.runtime import RayConfig
 
-SIZE, FRAMES = 32, 4
 CORPUS = ProceduralConfig(train=24, validation=4, test=12, events=2, captions_per_video=2, size=SIZE, seconds=2.0)
 SHORT = (3, 7, 8)
 """Test videos cut to one second: at two frames a second half of their frames are padding."""
-
-ARCHITECTURE = {
-    "embed_dim": 64,
-    "quick_gelu": True,
-    "vision_cfg": {"image_size": SIZE, "patch_size": 16, "width": 64, "head_width": 32, "layers": 1},
-    "text_cfg": {"context_length": 24, "width": 64, "heads": 2, "layers": 1},
-}
 
 LOCAL = RayConfig(cpus=4)
 
@@ -64,9 +57,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
 
 
 def fresh_model(seed: int = 0, frames: int = FRAMES) -> ModelConfig:
-    return ModelConfig(
-        architecture=ARCHITECTURE, vocabulary="captions", temporal_layers=1, seed=seed, frames=frames, text_length=24
-    )
+    return ModelConfig(**{**FRESH, "seed": seed, "frames": frames})
 
 
 @pytest.fixture(scope="session")

@@ -9,14 +9,14 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from killing import Start, cluster, launching, standing
 from ray.cluster_utils import Cluster
 
 from mgvr_core.features.snapshot import Snapshot
@@ -24,33 +24,13 @@ from mgvr_core.features.store import FeatureStore
 from mgvr_core.features.verify import verify
 from mgvr_core.model.load import ModelConfig
 
+__all__ = ["cluster"]
+
 PROGRAM = Path(__file__).with_name("kills.py")
-ROOT = Path(__file__).resolve().parents[2]
 ROWS_PER_SHARD = 4  # as in the program
 PATIENCE_S = 120
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform != "linux", reason="looks for workers in /proc")]
-
-Start = Callable[..., subprocess.Popen[bytes]]
-
-
-@contextlib.contextmanager
-def standing(cpus: int) -> Iterator[Cluster]:
-    folder = tempfile.mkdtemp(prefix="ray-")  # short, for the sockets below it
-    head = {"num_cpus": cpus, "temp_dir": folder, "include_dashboard": False}
-    made = Cluster(initialize_head=True, connect=False, head_node_args=head)
-    try:
-        yield made
-    finally:
-        made.shutdown()
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[Cluster]:
-    """A cluster that outlives the drivers, and that the test itself does not connect to."""
-    with standing(cpus=4) as made:
-        yield made
 
 
 @pytest.fixture(scope="module")
@@ -67,24 +47,13 @@ def videos(corpus, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def start(cluster: Cluster, videos: Path, model: ModelConfig) -> Iterator[Start]:
     """Starts the job; `address=None`: on a Ray of its own, which dies with it."""
-    running: list[subprocess.Popen[bytes]] = []
+    with launching(PROGRAM) as run:
 
-    def launch(out: Path, log: Path, address: str | None = cluster.address) -> subprocess.Popen[bytes]:
-        command = [sys.executable, str(PROGRAM), str(out), str(videos), str(model.checkpoint), str(log)]
-        with log.with_suffix(".out").open("ab") as output:
-            process = subprocess.Popen(
-                [*command, *([address] if address else [])],
-                cwd=ROOT,
-                env={**os.environ, "PYTHONPATH": str(ROOT)},
-                stdout=output,
-                stderr=output,
-            )
-        running.append(process)
-        return process
+        def launch(out: Path, log: Path, address: str | None = cluster.address) -> subprocess.Popen[bytes]:
+            words = (out, videos, model.checkpoint, log, *([address] if address else []))
+            return run(log.with_suffix(".out"), *words)
 
-    yield launch
-    for process in running:
-        process.kill()
+        yield launch
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from small_jobs import FRESH, SAMPLING
 
 from mgvr_core.config import load, parse
 from mgvr_core.errors import JobError, MgvrError
@@ -26,18 +27,8 @@ def settings(corpus, tmp_path: Path) -> dict[str, Any]:
             "corpus": corpus.manifest("train").model_dump(mode="json"),
             "validation": corpus.manifest("validation").model_dump(mode="json"),
             "test": corpus.manifest("test").model_dump(mode="json"),
-            "model": {
-                "architecture": {
-                    "embed_dim": 64,
-                    "quick_gelu": True,
-                    "vision_cfg": {"image_size": 32, "patch_size": 16, "width": 64, "head_width": 32, "layers": 1},
-                    "text_cfg": {"context_length": 24, "width": 64, "heads": 2, "layers": 1},
-                },
-                "vocabulary": "captions",
-                "temporal_layers": 1,
-                "frames": 4,
-            },
-            "sampling": {"strategy": "uniform", "frames": 4},
+            "model": FRESH,
+            "sampling": SAMPLING,
             "batch_size": 16,
             "epochs": 1,
         },

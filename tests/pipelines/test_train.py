@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from small_jobs import ARCHITECTURE, FRESH
+from small_jobs import SAMPLING as SETTINGS
 
 from mgvr_core.config import parse
 from mgvr_core.errors import JobError, MgvrError
@@ -23,25 +25,13 @@ from mgvr_core.video import decoders
 from mgvr_core.video.sampling import SamplingConfig
 from pipelines import clips as clips_module
 from pipelines import train as job
+from pipelines.kept import Kept
 from pipelines.models import sampling_for
-from pipelines.sources import Kept
 from pipelines.train import train
 from pipelines.train_options import TrainConfig
 
-FRAMES, BATCH, EPOCHS = 4, 16, 2
-MODEL = {
-    "architecture": {
-        "embed_dim": 64,
-        "quick_gelu": True,
-        "vision_cfg": {"image_size": 32, "patch_size": 16, "width": 64, "head_width": 32, "layers": 1},
-        "text_cfg": {"context_length": 24, "width": 64, "heads": 2, "layers": 1},
-    },
-    "vocabulary": "captions",
-    "temporal_layers": 1,
-    "frames": FRAMES,
-    "text_length": 24,
-}
-SAMPLING = SamplingConfig(strategy="uniform", frames=FRAMES)
+BATCH, EPOCHS = 16, 2
+SAMPLING = SamplingConfig(**SETTINGS)
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +55,7 @@ def run(corpus, manifest: Path) -> Callable[..., Path]:
             "out": str(out),
             "corpus": {"uri": str(manifest)},
             "validation": corpus.manifest("validation"),
-            "model": MODEL,
+            "model": FRESH,
             "sampling": SAMPLING,
             "batch_size": BATCH,
             "epochs": EPOCHS,
@@ -213,8 +203,16 @@ def test_a_loss_that_is_not_finite_ends_the_run_at_once(ray_cluster: None, train
     assert not records(tmp_path, "resume")
 
 
+@pytest.mark.slow
+def test_an_error_of_one_worker_ends_them_all(ray_cluster: None, trained: Path, run, tmp_path: Path) -> None:
+    """Rank 0 alone reads the log; the other would wait for it in its first step."""
+    (tmp_path / "metrics.jsonl").write_text('{"kind"\n{"kind": "step", "step": 1}\n')
+    with pytest.raises(JobError, match=r"metrics\.jsonl, line 1 is not JSON"):
+        run(tmp_path, clips={"folder": str(trained / "clips")}, workers=2)
+
+
 RESNET = {
-    **MODEL["architecture"],
+    **ARCHITECTURE,
     "vision_cfg": {"image_size": 32, "layers": [1, 1, 1, 1], "width": 16, "patch_size": None},
 }
 
@@ -227,7 +225,7 @@ RESNET = {
         ({"decoding": {"decoder": "ffmpeg"}}, "no video decoder is called 'ffmpeg'"),
         ({"compute": {"device": "gpu"}}, r"compute\.device"),
         ({"sampling": {"strategy": "uniform", "frames": 6}}, "trained at 4 frames, but the videos have 6"),
-        ({"model": {**MODEL, "architecture": RESNET}}, r"no patch features: set --loss\.patch_weak 0"),
+        ({"model": {**FRESH, "architecture": RESNET}}, r"no patch features: set --loss\.patch_weak 0"),
         ({"validation": {"uri": "nowhere.jsonl"}}, "nowhere.jsonl"),
         ({"trained": 5}, "the image tower has 1 blocks, not 5"),
         ({"features": "somewhere"}, "set --trained heads"),
@@ -258,7 +256,7 @@ def test_a_video_without_a_caption_is_named_before_ray_starts(no_ray: None, run,
 
 def test_the_start_is_a_function_of_its_seed() -> None:
     """What two trainings share before their first step."""
-    config = parse(ModelConfig, MODEL, source="the test")
+    config = parse(ModelConfig, FRESH, source="the test")
     one, same = (load_model(config, ["a red circle"]).model.state_dict() for _ in range(2))
     other = load_model(config.model_copy(update={"seed": 1}), ["a red circle"]).model.state_dict()
     assert all(torch.equal(one[name], same[name]) for name in one)

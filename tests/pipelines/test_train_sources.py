@@ -18,6 +18,7 @@ from mgvr_core.features.snapshot import Snapshot
 from mgvr_core.features.store import FeatureStore
 from mgvr_core.model import checkpoint
 from mgvr_core.model.load import ModelConfig
+from pipelines import finishing
 from pipelines.encode import EncodeConfig, FeaturesConfig, encode
 from pipelines.runtime import RayConfig
 from pipelines.train import train
@@ -211,7 +212,12 @@ def test_a_test_split_by_its_name_is_not_selected_on(no_ray: None, corpus, run, 
 
 
 def test_selection_on_the_test_split_is_written_on_everything(
-    ray_cluster: None, corpus, run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ray_cluster: None,
+    corpus,
+    run,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Where it was asked for by name. The test split is measured, with the ranks behind the figures."""
     splits = {"validation": corpus.manifest("test"), "test": corpus.manifest("test")}
@@ -231,3 +237,8 @@ def test_selection_on_the_test_split_is_written_on_everything(
         "weights": {"video": 0.5, "frame_weak": 0.8, "tib_frame": 0.2, "patch_weak": 0.2, "tib_patch": 0.0},
         "origin": "released",
     }
+
+    # The same command again tells the same, and measures nothing.
+    monkeypatch.setattr(finishing, "_measure", lambda *_: pytest.fail("a test split was measured again"))
+    run(tmp_path, **splits, selection={"allow_test": True}, fusion="released")
+    assert json.loads((tmp_path / "training.json").read_text())["test"] == report["test"]

@@ -7,8 +7,6 @@ import os
 import random
 import signal
 import subprocess
-import sys
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -16,56 +14,32 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from killing import Start, cluster, launching
 from ray.cluster_utils import Cluster
+from small_jobs import FRESH, SAMPLING
 
 from mgvr_core.model import checkpoint
 from mgvr_core.model.checkpoint import weights_hash
 from mgvr_core.training import state
 
+__all__ = ["cluster"]
+
 PROGRAM = Path(__file__).with_name("training_kills.py")
-ROOT = Path(__file__).resolve().parents[2]
 PATIENCE_S = 240
 BATCH, EPOCHS, EVERY = 8, 3, 2
 FIGURES = ("loss", "loss_weak", "loss_strong", "loss_pearson", "lr", "grad_norm", "logit_scale")
 
 pytestmark = pytest.mark.slow
 
-Start = Callable[..., subprocess.Popen[bytes]]
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[Cluster]:
-    """A cluster that outlives the drivers, and that the test itself does not connect to."""
-    folder = tempfile.mkdtemp(prefix="ray-")  # short, for the sockets below it
-    made = Cluster(
-        initialize_head=True,
-        connect=False,
-        head_node_args={"num_cpus": 4, "temp_dir": folder, "include_dashboard": False},
-    )
-    yield made
-    made.shutdown()
-
 
 @pytest.fixture(scope="module")
 def start(cluster: Cluster, corpus: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Start]:
-    running: list[subprocess.Popen[bytes]] = []
     clips = tmp_path_factory.mktemp("clips")
     values = {
         "corpus": corpus.manifest("train").model_dump(mode="json"),
         "validation": corpus.manifest("validation").model_dump(mode="json"),
-        "model": {
-            "architecture": {
-                "embed_dim": 64,
-                "quick_gelu": True,
-                "vision_cfg": {"image_size": 32, "patch_size": 16, "width": 64, "head_width": 32, "layers": 1},
-                "text_cfg": {"context_length": 24, "width": 64, "heads": 2, "layers": 1},
-            },
-            "vocabulary": "captions",
-            "temporal_layers": 1,
-            "frames": 4,
-            "text_length": 24,
-        },
-        "sampling": {"strategy": "uniform", "frames": 4},
+        "model": FRESH,
+        "sampling": SAMPLING,
         "optimiser": {"lr": 1e-3, "clip_lr_factor": 1.0},
         "clips": {"folder": str(clips)},
         "batch_size": BATCH,
@@ -74,24 +48,15 @@ def start(cluster: Cluster, corpus: Any, tmp_path_factory: pytest.TempPathFactor
         "compute": {"threads": 1},
     }
 
-    def launch(out: Path, workers: int) -> subprocess.Popen[bytes]:
-        out.mkdir(parents=True, exist_ok=True)
-        settings = out / "settings.json"
-        settings.write_text(json.dumps({**values, "out": str(out / "run"), "workers": workers}))
-        with (out / "out.txt").open("ab") as output:
-            process = subprocess.Popen(
-                [sys.executable, str(PROGRAM), str(settings), str(out / "pairs.txt"), cluster.address],
-                cwd=ROOT,
-                env={**os.environ, "PYTHONPATH": str(ROOT)},
-                stdout=output,
-                stderr=output,
-            )
-        running.append(process)
-        return process
+    with launching(PROGRAM) as run:
 
-    yield launch
-    for process in running:
-        process.kill()
+        def launch(out: Path, workers: int) -> subprocess.Popen[bytes]:
+            out.mkdir(parents=True, exist_ok=True)
+            settings = out / "settings.json"
+            settings.write_text(json.dumps({**values, "out": str(out / "run"), "workers": workers}))
+            return run(out / "out.txt", settings, out / "pairs.txt", cluster.address)
+
+        yield launch
 
 
 def taken(out: Path) -> list[tuple[int, int, int]]:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from mgvr_core.config import parse
 from pipelines import train as job
 from pipelines import training
-from pipelines.sources import Inputs
+from pipelines.kept import Inputs
 from pipelines.train_options import TrainConfig
 
 PACE_S = 0.15

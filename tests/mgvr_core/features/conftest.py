@@ -1,14 +1,17 @@
-"""Small feature tables, and changes that bring them into a set."""
+"""Small feature tables, changes that bring them into a set, and a set of what the writer of `writer.py` makes."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
+from feature_sets import WRITER, Adding, Table
 
 from mgvr_core.features.contents import Change, Key, Place, Source
 from mgvr_core.features.schema import FeatureShape, build_table, feature_schema
@@ -18,8 +21,6 @@ from mgvr_core.identity import Fingerprint
 SHAPE = FeatureShape(frames=3, dim=4, patches=2)
 
 Columns = Callable[..., dict[str, Any]]
-Table = Callable[..., pa.Table]
-Adding = Callable[..., Change]
 
 
 @pytest.fixture
@@ -91,3 +92,22 @@ def adding(table: Table) -> Adding:
         return Change(sources=sources, shards=[shard])
 
     return build
+
+
+@pytest.fixture
+def writer() -> ModuleType:
+    """The writer's own functions, where no process of its own is wanted."""
+    spec = spec_from_file_location("writer", WRITER)
+    assert spec
+    assert spec.loader
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def sound(tmp_path: Path, writer: ModuleType) -> FeatureStore:
+    """A set of what one round makes."""
+    store = FeatureStore(tmp_path / "set")
+    writer.rounds(store.url, "one", 1)
+    return store

@@ -86,7 +86,7 @@ def killed(url: str, name: str, moment: str) -> None:
     if moment == "after the shard":
         die()
     if moment == "in the record":
-        storage._sync = die  # type: ignore[assignment]
+        storage.sync = die  # type: ignore[assignment]
     store.record(FINGERPRINT, change.shards[0], [(str(s.id), str(s.content_hash)) for s in change.sources])
     if moment == "after the record":
         die()

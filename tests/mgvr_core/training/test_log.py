@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from mgvr_core.errors import MgvrError
 from mgvr_core.training import log
 
 
@@ -37,6 +38,16 @@ def test_a_line_that_a_kill_cut_short_is_left_out(tmp_path: Path) -> None:
     log.rewind(file, 1)
     log.append(file, step(2))
     assert log.read(file) == [step(1), step(2)]
+
+
+def test_a_broken_line_within_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "metrics.jsonl"
+    log.append(file, step(1))
+    with file.open("a") as torn:
+        torn.write('{"kind"\n')
+    log.append(file, step(2))
+    with pytest.raises(MgvrError, match=r"metrics\.jsonl, line 2 is not JSON"):
+        log.rewind(file, 1)
 
 
 def test_a_figure_is_as_it_was(tmp_path: Path) -> None:

@@ -64,7 +64,7 @@ def test_a_continued_training_is_the_uninterrupted_one_to_the_bit(
     other = tiny_model()
     set_trained(other, trained)
     fresh = build_optimiser(other, CONFIG)
-    assert state.load(place, other, fresh) == progress
+    assert state.load(place, other, fresh, None) == progress
     assert losses + steps(other, fresh, 3, 6) == expected
     assert same(other, whole)
 
@@ -108,9 +108,9 @@ def test_saving_a_step_again_replaces_it(tiny_model: Build, tmp_path: Path) -> N
     place = state.save(tmp_path, model, optimiser, Progress(1), {})
     (place / "model.safetensors").write_bytes(b"damaged")
     with pytest.raises(MgvrError, match=r"can't go on from .*step-00000001.*Remove that folder"):
-        state.load(place, model, optimiser)
+        state.load(place, model, optimiser, None)
     state.save(tmp_path, model, optimiser, Progress(1), {})
-    assert state.load(place, model, optimiser).step == 1
+    assert state.load(place, model, optimiser, None).step == 1
 
 
 def test_a_checkpoint_of_other_trained_weights_is_refused(tiny_model: Build, tmp_path: Path) -> None:
@@ -121,7 +121,7 @@ def test_a_checkpoint_of_other_trained_weights_is_refused(tiny_model: Build, tmp
     other = tiny_model()
     set_trained(other, "heads")
     with pytest.raises(MgvrError, match="is not trained here"):
-        state.load(place, other, build_optimiser(other, CONFIG))
+        state.load(place, other, build_optimiser(other, CONFIG), None)
 
 
 def test_the_best_and_the_last_are_kept(tiny_model: Build, tmp_path: Path) -> None:
@@ -136,3 +136,12 @@ def test_the_best_and_the_last_are_kept(tiny_model: Build, tmp_path: Path) -> No
     state.prune(tmp_path, state.best(history, "R@1", 1))
     assert state.steps(tmp_path) == [4, 8]
     assert state.steps(tmp_path / "nowhere") == []
+
+
+def test_a_checkpoint_of_another_run_is_refused(tiny_model: Build, tmp_path: Path) -> None:
+    model = tiny_model()
+    optimiser = build_optimiser(model, CONFIG)
+    place = state.save(tmp_path, model, optimiser, Progress(1), {"run": "abc"})
+    assert state.load(place, model, optimiser, "abc").step == 1
+    with pytest.raises(MgvrError, match="belongs to another run, abc, not def"):
+        state.load(place, model, optimiser, "def")

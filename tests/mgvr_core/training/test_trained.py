@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 
 import pytest
+from small_models import architecture
 
 from mgvr_core.errors import MgvrError
 from mgvr_core.model.eercf import EERCF
@@ -55,10 +56,23 @@ def test_more_blocks_than_there_are_is_an_error(tiny_model: Build) -> None:
 
 
 def test_blocks_of_another_tower_can_not_be_told(tiny_model: Build) -> None:
-    architecture = {
+    resnet = {
         "embed_dim": 64,
         "vision_cfg": {"image_size": 32, "layers": [1, 1, 1, 1], "width": 16, "patch_size": None},
         "text_cfg": {"context_length": 8, "vocab_size": 20, "width": 64, "heads": 1, "layers": 2},
     }
+    model = tiny_model(architecture=resnet)
     with pytest.raises(MgvrError, match="the image tower is no plain transformer"):
-        set_trained(tiny_model(architecture=architecture), 1)
+        set_trained(model, 1)
+    # open_clip itself would do nothing there, and say nothing.
+    with pytest.raises(MgvrError, match="the image tower is no plain transformer"):
+        model.recompute_activations()
+
+
+def test_a_text_tower_in_a_place_of_its_own_is_told_as_well(tiny_model: Build) -> None:
+    model = tiny_model(architecture={**architecture(), "custom_text": True})
+    set_trained(model, 1)
+    assert "clip.text.transformer.resblocks.1.mlp.c_fc.weight" in trained(model)
+    model.recompute_activations()
+    assert model.clip.text.transformer.grad_checkpointing
+    assert model.clip.visual.transformer.grad_checkpointing

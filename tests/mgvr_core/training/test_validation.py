@@ -11,7 +11,7 @@ from mgvr_core.model.eercf import EERCF
 from mgvr_core.model.spec import ModelSpec
 from mgvr_core.scoring.features import VideoFeatures
 from mgvr_core.scoring.fusion import FusionWeights, fuse, score_each
-from pipelines.measures import Scores, fit_weights, ranks_of, recalls, score_split
+from mgvr_core.training.validation import Scores, fit_weights, ranks_of, recalls, score_split
 
 T, V, F, P, D = 300, 12, 3, 4, 64
 
