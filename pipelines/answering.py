@@ -1,169 +1,172 @@
-"""The stages of the retrieve job: texts to vectors, videos' coarse vectors, and the rerank of one shard."""
+"""The stages of the retrieve job, each resumable: lists of candidates, their rerank and proof, and what they miss."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import ray
-import ray.data
-import torch
 from numpy.typing import NDArray
-from ray.data import ActorPoolStrategy
+from pydantic import Field
 
-from mgvr_core.features.schema import tensor_column
+from mgvr_core.config import Section
+from mgvr_core.evaluation.report import IndexUse
 from mgvr_core.features.snapshot import Snapshot
-from mgvr_core.model.load import ModelConfig, load_model
-from mgvr_core.model.tokenizer import split_words, tokenizer_of
-from mgvr_core.retrieval.coarse import Candidates
-from mgvr_core.retrieval.rerank import Reranker, score_pairs
-from pipelines.models import ComputeConfig, text_vectors
-from pipelines.progress import progress
-
-_TEXT_BLOCK = 256
-"""Captions that go through the text tower at once."""
-
-
-@dataclass(frozen=True)
-class Texts:
-    """Distinct texts and what became of them."""
-
-    vectors: NDArray[np.float32]
-    """(T, D) of unit length."""
-    truncated: NDArray[np.bool_]
-    """(T,) longer than the model's text length."""
-    unknown: NDArray[np.int64]
-    """(T,) words that a closed vocabulary lacks."""
-    words: NDArray[np.int64]
-    """(T,) words."""
+from mgvr_core.identity import hash_json
+from mgvr_core.retrieval.certify import certify, rth_best
+from mgvr_core.retrieval.coarse import Candidates, behind, search
+from mgvr_core.retrieval.index import IndexConfig, recall_at_k
+from mgvr_core.retrieval.rerank import Reranker
+from mgvr_core.retrieval.two_stage import reranked
+from pipelines.answers import Answers, Backwards, Queries, Truth
+from pipelines.pool import Pool
+from pipelines.rows import Column, Rows
+from pipelines.runtime import Stopwatch
+from pipelines.searching import Crew
+from pipelines.texts import TEXT_BLOCK, text_columns
 
 
-@dataclass(frozen=True)
-class Pool:
-    """All videos of a snapshot in the order of their ids, with what stage 1 and a reader need of them."""
+def list_columns(k: int, scores: Sequence[str], certified: bool) -> dict[str, Column]:
+    """What both stages find for a text: its candidates, best first by the coarse score, and their scores.
 
-    ids: list[str]
-    uris: list[str]
-    video: NDArray[np.float32]
-    """(N, D) coarse vectors."""
-    shard: NDArray[np.int64]
-    """(N,) which shard of the snapshot holds the video."""
-    row: NDArray[np.int64]
-    """(N,) and in which row."""
-
-
-class EncodeTexts:
-    """Rows of (index, text) -> their vectors."""
-
-    def __init__(self, model: ModelConfig, compute: ComputeConfig) -> None:
-        self._device = compute.torch_device()
-        torch.set_num_threads(compute.thread_count(compute.workers))
-        self._model = load_model(model).model.to(self._device)
-        self._tokenizer = tokenizer_of(self._model.spec)
-
-    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        texts = [str(text) for text in batch["text"]]
-        tokens = self._tokenizer(texts, self._model.spec.text_length)
-        return {
-            "index": batch["index"],
-            "vector": text_vectors(self._model, tokens.ids.to(self._device)).cpu().numpy(),
-            "truncated": tokens.truncated.numpy(),
-            "unknown": tokens.unknown.numpy(),
-            "words": np.array([len(split_words(text)) for text in texts]),
-        }
+    With a certificate also the final list, which may hold other videos, whether its top is proven, and how many videos
+    were scored for that.
+    """
+    columns: dict[str, Column] = {"index": (np.int64, (k,)), "coarse": (np.float32, (k,))}
+    columns |= dict.fromkeys(scores, (np.float32, (k,)))
+    if certified:
+        columns |= {"final_index": (np.int64, (k,)), "final_score": (np.float32, (k,))}
+        columns |= {"certified": (np.bool_, ()), "scored": (np.int64, ())}
+    return columns
 
 
-def encode_texts(texts: Sequence[str], model: ModelConfig, compute: ComputeConfig, counter: Any) -> Texts:
-    """Encode distinct texts by Ray Data; the result is in the order of `texts`."""
-    blocks = [
-        pa.table(
-            {"index": range(begin, min(begin + _TEXT_BLOCK, len(texts))), "text": texts[begin : begin + _TEXT_BLOCK]}
-        )
-        for begin in range(0, len(texts), _TEXT_BLOCK)
-    ]
-    encoded = ray.data.from_arrow(blocks).map_batches(
-        EncodeTexts,
-        fn_constructor_args=(model, compute),
-        batch_size=_TEXT_BLOCK,
-        compute=ActorPoolStrategy(size=compute.workers),
-        num_gpus=compute.gpus,
-    )
-    batches = []
-    for batch in encoded.iter_batches(batch_size=None):
-        counter.add.remote("encoded", len(batch["index"]))
-        batches.append(batch)
-    columns = {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
-    order = np.argsort(columns["index"])
-    return Texts(*(columns[name][order] for name in ("vector", "truncated", "unknown", "words")))
+PLACE_COLUMNS: dict[str, Column] = {"better": (np.int64, ()), "tied": (np.int64, ())}
+"""Where a right answer stands that is not among its text's candidates; 0 for one that is."""
 
 
-def load_pool(snapshot: Snapshot) -> Pool:
-    """The coarse vectors of a snapshot, shard by shard, then put in the order of ids."""
-    ids: list[str] = []
-    vectors, shards, rows = [], [], []
-    for number, table in enumerate(snapshot.tables(["id", "video"])):
-        ids += table["id"].to_pylist()
-        vectors.append(tensor_column(table, "video").astype(np.float32))
-        shards.append(np.full(table.num_rows, number))
-        rows.append(np.arange(table.num_rows))
-    order = sorted(range(len(ids)), key=ids.__getitem__)
-    return Pool(
-        ids=[ids[place] for place in order],
-        # A shard knows where its videos lay when they were encoded, the snapshot where they lie.
-        uris=[snapshot.uris[ids[place]][0] for place in order],
-        video=np.concatenate(vectors)[order],
-        shard=np.concatenate(shards)[order],
-        row=np.concatenate(rows)[order],
-    )
+class CertifyConfig(Section):
+    """Rerank more than k videos of a text where that may change its first ones."""
+
+    top: int = Field(10, gt=0, description="places of the final list that are to be those of exhaustive fused search")
+    limit: int = Field(1000, gt=0, description="videos that are reranked for one text at most; beyond, none is proven")
 
 
-def rerank(
-    snapshot: Snapshot,
+def opened(
+    folder: Path,
+    queries: Queries,
     pool: Pool,
     reranker: Reranker,
-    texts: Texts,
-    pairs: tuple[NDArray[np.int64], NDArray[np.int64]],
-) -> dict[str, NDArray[np.float32]]:
-    """Scores of (text, video) pairs, both (M,) rows of `texts` and `pool`: name -> (M,).
-
-    Grouped by the shard that holds the video, so that every shard is read once, by one task.
-    """
-    text, video = pairs
-    shard = pool.shard[video]
-    vectors = ray.put(texts.vectors)
-    members = {int(number): np.flatnonzero(shard == number) for number in np.unique(shard)}
-    tasks = {
-        _rerank_shard.remote(snapshot, number, reranker, vectors, text[mine], pool.row[video[mine]]): mine
-        for number, mine in members.items()
-    }
-    names = [*reranker.weights.active, "fused"]
-    scores = {name: np.empty(len(text), np.float32) for name in names}
-    waiting = list(tasks)
-    with progress("rerank", len(text), "pairs") as counter:
-        while waiting:
-            (done,), waiting = ray.wait(waiting)
-            for name, values in ray.get(done).items():
-                scores[name][tasks[done]] = values
-            counter.add.remote("pairs", len(tasks[done]))
-    return scores
+    k: int,
+    texts_at_once: int,
+    certify: CertifyConfig | None,
+) -> Answers:
+    """The answers as far as an earlier run of the same job has them."""
+    truth, scores = Truth.of(queries, pool), [*reranker.weights.active, "fused"]
+    T, D = len(queries.texts), reranker.projection.shape[0]
+    return Answers(
+        queries=queries,
+        pool=pool,
+        truth=truth,
+        texts=Rows(folder / "texts", T, TEXT_BLOCK, text_columns(D)),
+        lists=Rows(folder / "lists", T, texts_at_once, list_columns(min(k, len(pool)), scores, certify is not None)),
+        places=Rows(folder / "places", len(truth.query), texts_at_once, PLACE_COLUMNS),
+        projection=reranker.projection.numpy(),
+    )
 
 
-@ray.remote
-def _rerank_shard(
-    snapshot: Snapshot,
-    number: int,
+def answer_texts(
+    crew: Crew, reranker: Reranker, answers: Answers, proof: CertifyConfig | None, watch: Stopwatch, counter: Any
+) -> None:
+    """Both stages, and the certificate where one is wanted, for every block of texts that is not finished."""
+    lists = answers.lists
+    counter.add.remote("answered", lists.finished)
+    counter.add.remote("resumed", lists.finished)
+    for block in lists.unfinished():
+        text = np.asarray(answers.texts["vector"][block])  # (T, D)
+        with watch.stage("stage 1: search"):
+            candidates = crew.search(answers.projected(block), answers.k)
+        with watch.stage("stage 2: rerank"):
+            scores = crew.rerank(reranker, text, *candidate_pairs(candidates), counter)
+        listed = {name: values.reshape(candidates.index.shape) for name, values in scores.items()}
+        if proof is not None:
+            with watch.stage("certificate"):
+                listed |= _certified(crew, reranker, text, candidates, listed["fused"], proof, counter)
+        lists.finish(block, {"index": candidates.index, "coarse": candidates.score, **listed})
+        counter.add.remote("answered", len(text))
+
+
+def _certified(
+    crew: Crew,
     reranker: Reranker,
-    vectors: NDArray[np.float32],
-    text: NDArray[np.int64],
-    row: NDArray[np.int64],
-) -> dict[str, NDArray[np.float32]]:
-    table = snapshot.read_shard(snapshot.shards[number], reranker.columns)
-    with torch.inference_mode():
-        # The object store hands out read-only memory, which torch would warn about.
-        return score_pairs(reranker, torch.from_numpy(vectors.copy()), table, text, row)
+    text: NDArray[np.float32],
+    candidates: Candidates,
+    fused: NDArray[np.float32],
+    proof: CertifyConfig,
+    counter: Any,
+) -> dict[str, NDArray[Any]]:
+    """The final lists of texts (T, D): as long as the candidates', by the fused score, from all that were scored."""
+    top, k = min(proof.top, fused.shape[1]), fused.shape[1]
+    room = max(0, proof.limit - k)
+    promising = crew.promising(reranker, text, candidates.index, rth_best(top, fused), room)
+
+    def score(query: NDArray[np.int64], video: NDArray[np.int64]) -> NDArray[np.float32]:
+        return crew.rerank(reranker, text, query, video, counter)["fused"]
+
+    found = certify(top, candidates, fused, promising, score)
+    index, best = found.best(k)
+    return {"final_index": index, "final_score": best, "certified": found.certified, "scored": found.k}
+
+
+def place_lost(crew: Crew, answers: Answers) -> None:
+    """Where right answers stand that some list of their text lacks, block by block."""
+    truth, places = answers.truth, answers.places
+    for block in places.unfinished():
+        text, video = truth.text[block], truth.video[block]
+        better, tied = np.zeros(len(video), np.int64), np.zeros(len(video), np.int64)
+        candidates = answers.candidates(text)  # (M, k)
+        final = answers.ranking("fused", text).index
+        lost = np.flatnonzero((candidates.index != video[:, None]).all(axis=1) | (final != video[:, None]).all(axis=1))
+        if len(lost):
+            asked = answers.projected(text[lost])
+            distinct, where = np.unique(video[lost], return_inverse=True)
+            scores = np.einsum("md,md->m", asked, crew.vectors(distinct, asked.shape[1])[where])
+            among = crew.standing(asked, scores)
+            better[lost], tied[lost] = behind(candidates.score[lost], asked, scores, among)
+        places.finish(block, {"better": better, "tied": tied})
+
+
+def answer_videos(crew: Crew, reranker: Reranker, answers: Answers, k: int, counter: Any) -> Backwards | None:
+    """The other direction, with a recall and a rerank of its own; None where no video asks."""
+    asked, captions = answers.asking_videos, answers.captions
+    if not len(asked):
+        return None
+    vectors = crew.vectors(asked, answers.projection.shape[1])
+    found = search(vectors, answers.projected(captions), k)
+    row, caption = candidate_pairs(found)
+    texts = np.asarray(answers.texts["vector"][captions])
+    fused = crew.rerank(reranker, texts, caption, asked[row], counter)["fused"].reshape(found.index.shape)
+    found = Candidates(captions[found.index], found.score)  # rows of all texts
+    return Backwards(vectors, found, reranked(found, fused))
+
+
+def index_identity(snapshot: Snapshot) -> dict[str, Any]:
+    """Which coarse vectors an index, or finished lists, are of."""
+    return {
+        "features": snapshot.fingerprint.digest,
+        "shards": hash_json([shard.to_json() for shard in snapshot.shards]),
+        "rows": snapshot.rows,
+    }
+
+
+def index_use(crew: Crew, answers: Answers, config: IndexConfig) -> IndexUse:
+    """How much of exact search's k best the index found, over a sample of the texts."""
+    total = answers.lists.total
+    drawn = np.random.default_rng(config.seed).choice(total, min(config.sample, total), replace=False)
+    rows = np.sort(drawn)
+    exact = crew.search_exactly(answers.projected(rows), answers.k)
+    recall = recall_at_k(answers.candidates(rows), exact)
+    return IndexUse(config.factory, config.search or "", recall, answers.k, len(rows))
 
 
 def candidate_pairs(candidates: Candidates) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

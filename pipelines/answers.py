@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from mgvr_core.evaluation.hubness import Correction, CorrectionConfig, correct
 from mgvr_core.evaluation.metrics import Positions
 from mgvr_core.evaluation.trec import write_qrels, write_run
 from mgvr_core.files import placing
 from mgvr_core.retrieval.coarse import Candidates
-from mgvr_core.retrieval.two_stage import Ranking, positions
-from pipelines.answering import Pool
+from mgvr_core.retrieval.two_stage import Ranking, certified_ranking, coarse_ranking, places, reranked
+from pipelines.pool import Pool
+from pipelines.rows import Rows
 
-_ROWS = 4096
+_QUERIES = 4096
 """Queries whose results are put together at once."""
+_PAIRS = 65536
+"""Right answers whose lists are in memory at once."""
 
 _RESULTS = pa.schema(
     [
@@ -30,8 +35,8 @@ _RESULTS = pa.schema(
         pa.field("video_id", pa.string(), nullable=False),
         pa.field("uri", pa.string(), nullable=False),
         pa.field("score", pa.float32(), nullable=False),  # fused, a weighted sum of cosines
-        pa.field("coarse_rank", pa.int32(), nullable=False),
-        pa.field("coarse_score", pa.float32(), nullable=False),
+        pa.field("coarse_rank", pa.int32()),  # null: stage 1 did not recall it, the certificate has brought it in
+        pa.field("coarse_score", pa.float32()),
         pa.field("relevant", pa.bool_()),  # null: the query has no right answers
     ]
 )
@@ -48,15 +53,18 @@ class Queries:
     """(Q,) rows of `texts`."""
     relevant: list[list[str]]
     """Ids of each query's right videos; empty: unknown."""
+    bank: NDArray[np.int64]
+    """(B,) rows of `texts` that are a bank of training captions, for corrections of hubness."""
 
     @staticmethod
-    def from_table(table: pa.Table) -> Queries:
-        """From `read_queries`."""
+    def from_table(table: pa.Table, bank: Sequence[str] = ()) -> Queries:
+        """From `read_queries`, and the texts of a bank, which are answered like the others."""
         texts = table["text"].to_pylist()
-        distinct = sorted(set(texts))
+        distinct = sorted({*texts, *bank})
         row = {text: number for number, text in enumerate(distinct)}
         text_of = np.array([row[text] for text in texts], np.int64)
-        return Queries(table["id"].to_pylist(), distinct, text_of, table["relevant"].to_pylist())
+        banked = np.array(sorted({row[text] for text in bank}), np.int64)
+        return Queries(table["id"].to_pylist(), distinct, text_of, table["relevant"].to_pylist(), banked)
 
     @property
     def labelled(self) -> NDArray[np.bool_]:
@@ -65,91 +73,161 @@ class Queries:
 
 
 @dataclass(frozen=True)
+class Truth:
+    """The right answers of the labelled queries that are in the pool: M pairs."""
+
+    query: NDArray[np.int64]
+    """(M,) which of the labelled queries, ascending."""
+    text: NDArray[np.int64]
+    """(M,) its text."""
+    video: NDArray[np.int64]
+    """(M,) the right video, by its place in the order of ids."""
+    missing: NDArray[np.int64]
+    """(Q,) right answers of each labelled query that are not in the pool."""
+
+    @staticmethod
+    def of(queries: Queries, pool: Pool) -> Truth:
+        """Look the right answers up."""
+        labelled = np.flatnonzero(queries.labelled)
+        named = [sorted(set(queries.relevant[row])) for row in labelled]
+        query = np.repeat(np.arange(len(labelled)), [len(names) for names in named])
+        video = pool.places([name for names in named for name in names])
+        here = video >= 0
+        missing = np.bincount(query[~here], minlength=len(labelled))
+        return Truth(query[here], queries.text_of[labelled[query[here]]], video[here], missing)
+
+
+@dataclass(frozen=True)
 class Answers:
-    """What both stages found. Rankings have a row for every distinct text."""
+    """What both stages found. Lists have a row for every distinct text, places one for every right answer."""
 
     queries: Queries
     pool: Pool
-    projected: NDArray[np.float32]
-    """(T, D) stage-1 queries t^ W."""
-    candidates: Candidates
-    coarse: Ranking
-    two_stage: Ranking
-    single: dict[str, Ranking]
-    """The candidates reranked by each score alone."""
+    truth: Truth
+    texts: Rows
+    lists: Rows
+    places: Rows
+    projection: NDArray[np.float32]
+    """W (D, D)."""
 
-    @cached_property
-    def row_of(self) -> dict[str, int]:
-        """Rows of the pool by video id."""
-        return {name: row for row, name in enumerate(self.pool.ids)}
+    @property
+    def k(self) -> int:
+        """Candidates of a text."""
+        return int(self.lists["index"].shape[1])
+
+    def candidates(self, rows: Any = slice(None)) -> Candidates:
+        """Stage 1 of some texts."""
+        return Candidates(self.lists["index"][rows], self.lists["coarse"][rows])
+
+    def ranking(self, score: str, rows: Any = slice(None)) -> Ranking:
+        """The candidates of some texts in the order of a score: coarse, fused, or one of stage 2 alone."""
+        candidates = self.candidates(rows)
+        if score == "fused" and "final_index" in self.lists:
+            return certified_ranking(candidates, self.lists["final_index"][rows], self.lists["final_score"][rows])
+        return coarse_ranking(candidates) if score == "coarse" else reranked(candidates, self.lists[score][rows])
+
+    def projected(self, rows: Any = slice(None)) -> NDArray[np.float32]:
+        """Stage-1 queries t^ W of some texts, (T, D)."""
+        projected: NDArray[np.float32] = self.texts["vector"][rows] @ self.projection
+        return projected
 
     @cached_property
     def asking_videos(self) -> NDArray[np.int64]:
-        """Rows of the videos that ask in the other direction: those which a query has as a right answer."""
-        named = {name for ids in self.queries.relevant for name in ids}
-        return np.array(sorted(self.row_of[name] for name in named if name in self.row_of), np.int64)
+        """The videos that ask in the other direction: those which a query has as a right answer."""
+        return np.unique(self.truth.video)
 
     @cached_property
     def captions(self) -> NDArray[np.int64]:
         """Rows of the texts that those videos search: the queries without right answers are no captions."""
         return np.unique(self.queries.text_of[self.queries.labelled])
 
-    def positions(self, ranking: Ranking) -> Positions:
-        """Where the right answers of the labelled queries stand in a ranking."""
-        labelled = np.flatnonzero(self.queries.labelled)
-        query, item = [], []
-        missing = np.zeros(len(labelled), np.int64)
-        for number, asked in enumerate(labelled):
-            rows = [self.row_of.get(name) for name in set(self.queries.relevant[asked])]
-            found = [row for row in rows if row is not None]
-            missing[number] = len(rows) - len(found)
-            query += [number] * len(found)
-            item += found
-        pairs = np.array(query, np.int64), np.array(item, np.int64)
-        text = self.queries.text_of[labelled[pairs[0]]]
-        better, tied = positions(ranking, self.candidates, self.projected, self.pool.video, text, pairs[1])
-        return Positions(pairs[0], better, tied, len(labelled), len(self.pool.ids), missing)
+    def corrected(self, config: CorrectionConfig) -> tuple[Positions, Correction]:
+        """The same for the final list after a correction of hubness, and how a table names that.
+
+        What the correction reads of other texts are the lists of the captions, or those of the bank.
+        """
+        bank = None
+        if config.kind != "dual_softmax" and len(self.queries.bank):
+            lists = self.ranking("fused", self.queries.bank)
+            bank = lists.index, lists.score
+        lists = self.ranking("fused", self.captions)
+        score, correction = correct(config, lists.index, lists.score, bank)
+
+        def ranking(rows: NDArray[np.int64]) -> Ranking:
+            mine = np.searchsorted(self.captions, rows)
+            return Ranking(lists.index[mine], score[mine], lists.coarse_rank[mine])
+
+        return self._positions(ranking), correction
+
+    def positions(self, score: str) -> Positions:
+        """Where the right answers of the labelled queries stand in the order of a score."""
+        return self._positions(lambda rows: self.ranking(score, rows))
+
+    def _positions(self, ranking: Callable[[NDArray[np.int64]], Ranking]) -> Positions:
+        truth = self.truth
+        better, tied = np.array(self.places["better"]), np.array(self.places["tied"])
+        for begin in range(0, len(truth.query), _PAIRS):
+            mine = slice(begin, begin + _PAIRS)
+            rows, where = np.unique(truth.text[mine], return_inverse=True)
+            listed, above, level = places(ranking(rows), where, truth.video[mine])
+            better[mine], tied[mine] = np.where(listed, above, better[mine]), np.where(listed, level, tied[mine])
+        return Positions(truth.query, better, tied, len(truth.missing), len(self.pool), truth.missing)
+
+
+@dataclass(frozen=True)
+class Backwards:
+    """What the videos of `Answers.asking_videos` found among the captions, one row each."""
+
+    vectors: NDArray[np.float32]
+    """(n, D) the videos' coarse vectors."""
+    candidates: Candidates
+    """By rows of all texts."""
+    final: Ranking
 
 
 def write_results(answers: Answers, folder: Path) -> None:
     """Write results.parquet, run.trec and, where right answers are known, qrels.trec; each whole or not at all."""
+    queries = answers.queries
+    parts = [slice(begin, begin + _QUERIES) for begin in range(0, len(queries.ids), _QUERIES)]
     with placing(folder / "results.parquet") as partial, pq.ParquetWriter(partial, _RESULTS) as writer:
-        for begin in range(0, len(answers.queries.ids), _ROWS):
-            writer.write_table(_results(answers, slice(begin, begin + _ROWS)))
-    ids = np.array(answers.pool.ids, object)
-    ranked = answers.two_stage.index
+        for part in parts:
+            writer.write_table(_results(answers, part))
 
     def lists() -> Iterator[tuple[str, list[str]]]:
-        for name, text in zip(answers.queries.ids, answers.queries.text_of, strict=True):
-            yield name, ids[ranked[text]].tolist()
+        for part in parts:
+            index = answers.ranking("fused", queries.text_of[part]).index  # (q, k)
+            names = answers.pool.names(index.reshape(-1))
+            for row, name in enumerate(queries.ids[part]):
+                yield name, names[row * answers.k : (row + 1) * answers.k]
 
     write_run(folder / "run.trec", lists(), tag="mgvr-two-stage")
-    if answers.queries.labelled.any():
-        right = zip(answers.queries.ids, answers.queries.relevant, strict=True)
+    if queries.labelled.any():
+        right = zip(queries.ids, queries.relevant, strict=True)
         write_qrels(folder / "qrels.trec", ((name, found) for name, found in right if found))
 
 
 def _results(answers: Answers, part: slice) -> pa.Table:
-    queries, ranking = answers.queries, answers.two_stage
+    queries = answers.queries
     text = queries.text_of[part]  # (q,)
-    index = ranking.index[text]  # (q, k)
-    q, k = index.shape
-    ids, uris = np.array(answers.pool.ids, object), np.array(answers.pool.uris, object)
+    ranking, candidates = answers.ranking("fused", text), answers.candidates(text)
+    q, k = ranking.index.shape
+    coarse = np.take_along_axis(candidates.score, np.maximum(ranking.coarse_rank - 1, 0), axis=1)
+    flat = pa.array(ranking.index.reshape(-1))
+    ids = answers.pool.ids.take(flat)
     asked = np.repeat(np.arange(len(queries.ids))[part], k)
-    coarse_rank = ranking.coarse_rank[text]
     relevant = [
-        str(video) in queries.relevant[row] if queries.relevant[row] else None
-        for row, video in zip(asked, ids[index].reshape(-1), strict=True)
+        video in queries.relevant[row] if queries.relevant[row] else None
+        for row, video in zip(asked.tolist(), ids.to_pylist(), strict=True)
     ]
     columns = {
-        "query_id": np.array(queries.ids, object)[asked],
-        "text": np.array(queries.texts, object)[np.repeat(text, k)],
+        "query_id": pa.array(queries.ids[part]).take(pa.array(asked - asked[0])),
+        "text": pa.array([queries.texts[row] for row in text.tolist()]).take(pa.array(asked - asked[0])),
         "rank": np.tile(np.arange(1, k + 1), q),
-        "video_id": ids[index].reshape(-1),
-        "uri": uris[index].reshape(-1),
-        "score": ranking.score[text].reshape(-1),
-        "coarse_rank": coarse_rank.reshape(-1),
-        "coarse_score": np.take_along_axis(answers.candidates.score[text], coarse_rank - 1, axis=1).reshape(-1),
+        "video_id": ids,
+        "uri": answers.pool.uris.take(flat),
+        "score": ranking.score.reshape(-1),
+        "coarse_rank": np.ma.masked_equal(ranking.coarse_rank.reshape(-1), 0),
+        "coarse_score": np.ma.masked_array(coarse.reshape(-1), ranking.coarse_rank.reshape(-1) == 0),
         "relevant": relevant,
     }
-    return pa.table({name: pa.array(values, _RESULTS.field(name).type) for name, values in columns.items()}, _RESULTS)
+    return pa.table([pa.array(columns[field.name], field.type) for field in _RESULTS], schema=_RESULTS)

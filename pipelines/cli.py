@@ -12,7 +12,10 @@ from mgvr_core.config import suggest
 _COMMANDS = {
     "demo": ("pipelines.demo", "the whole job on clips made on the spot: no data, no weights, no network"),
     "encode": ("pipelines.encode", "videos -> a feature set; run it again after the corpus has changed"),
-    "corpus": ("pipelines.corpus", "a feature set and its corpus: plan, status, failures, retry, verify, gc, drop"),
+    "corpus": (
+        "pipelines.corpus",
+        "a feature set and its corpus: plan, status, failures, verify, recode, gc and more",
+    ),
     "train": ("pipelines.train", "captioned videos -> a model"),
     "sweep": ("pipelines.sweep", "trainings that differ in one thing each -> one table"),
     "retrieve": ("pipelines.retrieve", "queries over a feature set -> answers and a metric report"),

@@ -5,6 +5,7 @@
   mgvr corpus failures --features DIR     every video without features, and why
   mgvr corpus retry --features DIR        encode again what failed, as the set was encoded
   mgvr corpus verify --features DIR       read a version again, and encode a sample of it again
+  mgvr corpus recode --features DIR --out DIR --codec.values pq   code the features in less space, as another set
   mgvr corpus gc --features DIR           remove what no kept version names
   mgvr corpus drop --features DIR --corpus URI   take a corpus out of the set
 
@@ -29,6 +30,7 @@ from mgvr_core.features.snapshot import Snapshot
 from mgvr_core.features.verify import verify
 from pipelines.encode import EncodeConfig, encode, prepare
 from pipelines.planning import compare_corpus, corpus_name, describe, plan_json, read_here, too_many_deleted
+from pipelines.recoding import RecodeConfig, recode
 from pipelines.reencoding import ReencodingConfig, reencode
 from pipelines.resuming import finished
 from pipelines.runtime import RayConfig, main, summary
@@ -174,6 +176,7 @@ _COMMANDS: dict[str, tuple[type[Section], Callable[[Any], object]]] = {
     "failures": (FailuresConfig, failures),
     "retry": (RetryConfig, retry),
     "verify": (VerifyConfig, verify_set),
+    "recode": (RecodeConfig, recode),
     "gc": (GcConfig, gc),
     "drop": (DropConfig, drop),
 }

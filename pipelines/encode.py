@@ -5,6 +5,7 @@ Reads    corpus.uri: a folder, a glob, a manifest (CSV, Parquet, JSONL with id, 
 Writes   OUT/shards/*.parquet          the features, readable by pyarrow, DuckDB and pandas
          OUT/corpus/*.parquet          which videos are listed and where their features are; which failed, and why
          OUT/snapshots/NNNNNNNN.json   which of these make up a version, its fingerprint, and the record of the run
+         OUT/codebooks/*.safetensors   with --features.codec.values pq, what the features are coded with
          OUT/pending/*.json            work done but not yet part of a version: the next run takes it up
 
 The same command again encodes what has changed since, and takes up what a killed run left. Every video is decoded in a
@@ -13,6 +14,7 @@ child process with a time limit; a broken file costs itself alone, and is listed
   mgvr encode --corpus.uri videos/ --model.checkpoint runs/demo/train/model --out runs/features
   mgvr encode --corpus.uri s3://bucket/videos --model.name ViT-B-32-quickgelu --model.weights openai --out s3://bucket/f
   mgvr encode jobs/encode.yaml --features.patches false
+  mgvr encode jobs/encode.yaml --features.codec.values int8 --features.codec.tokens 4
   mgvr corpus plan jobs/encode.yaml        what the run would do, without doing it
 
 Exit code 1, after the good work is committed, where more than max_failure_rate of the videos failed.
@@ -41,12 +43,14 @@ from mgvr_core.corpus.plan import Plan, decide
 from mgvr_core.datasets.manifest import CorpusConfig
 from mgvr_core.errors import JobError
 from mgvr_core.features.contents import Failure, now
+from mgvr_core.features.layout import CodecConfig
 from mgvr_core.features.snapshot import Snapshot
 from mgvr_core.features.store import FeatureStore
 from mgvr_core.model.load import ModelConfig
 from mgvr_core.storage import StorePath
 from mgvr_core.uris import is_url
 from mgvr_core.video.sampling import SamplingConfig
+from pipelines.coding import with_codec
 from pipelines.decoding import Decode, DecodingConfig
 from pipelines.encoding import Encode
 from pipelines.identifying import read_contents
@@ -64,6 +68,12 @@ class FeaturesConfig(Section):
     """What is kept of a video."""
 
     patches: bool = Field(True, description="keep patch features (the largest part; the patch scores need them)")
+    codec: CodecConfig | None = Field(
+        None, description="how fine features are stored in less space; none: as they are, in fp16"
+    )
+    codebooks: StorePath | None = Field(
+        None, description="codec pq: a set whose codebooks are taken; none: those of the set at out"
+    )
     rows_per_shard: int = Field(256, gt=0, description="videos in one Parquet file, and so what a kill can cost")
     writers: int = Field(1, gt=0, description="processes that write shards")
     thumbnail: int = Field(160, ge=0, description="side of the stored thumbnail in pixels; 0: none")
@@ -113,9 +123,9 @@ class EncodeConfig(Section):
 def prepare(config: EncodeConfig) -> tuple[FeatureMaker, FeatureStore]:
     """Everything that can be checked before any work; raises MgvrError where it does not fit together."""
     config.compute.require_present(config.ray)
-    maker = feature_maker(
-        config.model, config.sampling, config.decoding.version(), config.features.patches, config.compute
-    )
+    features = config.features
+    maker = feature_maker(config.model, config.sampling, config.decoding.version(), features.patches, config.compute)
+    maker = with_codec(maker, features.codec, features.codebooks, config.out)
     store = FeatureStore(config.out.replace("{fingerprint}", maker.fingerprint.digest))
     store.require_fingerprint(maker.fingerprint)
     return maker, store
@@ -130,6 +140,8 @@ def encode(config: EncodeConfig, only_retries: bool = False) -> Snapshot:
     maker, store = prepare(config)
     compared = compare_corpus(config.corpus, store, config.tries_again, config.decoding, only_retries)
     store.require_writable()
+    if maker.codec is not None:
+        store.write_codebooks(maker.codec)
     rates = Rates(began, config.price_per_hour)
     kept = readings.names(store.storage)
     contents = readings.known(store.storage, kept, compared)
@@ -165,7 +177,8 @@ def about(config: EncodeConfig, maker: FeatureMaker) -> dict[str, Any]:
     document["sampling"] = maker.sampling.model_dump(mode="json")
     # What was relative to this run's folder must be found from another's: `mgvr corpus retry` starts from here.
     document["corpus"]["uri"] = corpus_name(config.corpus)
-    for section, key in (("corpus", "root"), ("model", "checkpoint"), ("model", "weights")):
+    places = (("corpus", "root"), ("model", "checkpoint"), ("model", "weights"), ("features", "codebooks"))
+    for section, key in places:
         value = document[section][key]
         if isinstance(value, str) and not is_url(value) and Path(value).exists():
             document[section][key] = str(Path(value).absolute())
@@ -198,7 +211,7 @@ def pipeline(config: EncodeConfig, maker: FeatureMaker, url: str, corpus: str, r
     blocks = [rows.slice(begin, block) for begin in range(0, len(rows), block)]
     decoder = str(maker.fingerprint.parts["decoder"])
     decode = (config.decoding, maker.sampling, maker.image_size, config.features.thumbnail, counter, decoder)
-    write = (url, corpus, maker.shape, maker.fingerprint, config.decoding.names, uuid4().hex, counter)
+    write = (url, corpus, maker.stored, maker.fingerprint, config.decoding.names, uuid4().hex, counter)
     return (
         ray.data.from_arrow(blocks)
         .map_batches(
@@ -210,7 +223,7 @@ def pipeline(config: EncodeConfig, maker: FeatureMaker, url: str, corpus: str, r
         )
         .map_batches(
             Encode,
-            fn_constructor_args=(config.model, maker.fingerprint, compute, maker.shape, counter),
+            fn_constructor_args=(config.model, maker.fingerprint, compute, maker.shape, counter, maker.codec),
             batch_size=compute.videos_at_once,
             compute=ActorPoolStrategy(size=compute.workers),
             num_gpus=compute.gpus,

@@ -8,7 +8,10 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
+from mgvr_core.features.codec import Codec
+from mgvr_core.features.layout import Tensors, stored_tensors
 from mgvr_core.features.schema import FeatureShape
 from mgvr_core.identity import Fingerprint
 from mgvr_core.model.int8 import quantise
@@ -19,10 +22,16 @@ from pipelines.models import MODEL_PARTS, ComputeConfig, model_fingerprint, prep
 
 
 class Encode:
-    """Decoded rows -> feature rows, by the model on one device."""
+    """Decoded rows -> feature rows, coded where there is a codec, by the model on one device."""
 
     def __init__(
-        self, model: ModelConfig, expected: Fingerprint, compute: ComputeConfig, shape: FeatureShape, counter: Any
+        self,
+        model: ModelConfig,
+        expected: Fingerprint,
+        compute: ComputeConfig,
+        shape: FeatureShape,
+        counter: Any,
+        codec: Codec | None = None,
     ) -> None:
         self._device, self._compute = compute.torch_device(), compute
         torch.set_num_threads(compute.thread_count(compute.workers))
@@ -34,6 +43,7 @@ class Encode:
             self._model = quantise(self._model)
         self._preprocess = preprocessing(self._model.spec)
         self._shape = shape
+        self._codec = None if codec is None else codec.to(self._device)
         self._counter = counter
 
     def __call__(self, batch: Batch) -> Batch:
@@ -41,24 +51,26 @@ class Encode:
         pixels, mask = batch.pop("pixels"), batch["mask"].astype(bool)
         good = batch["fault"] == ""
         features = self._features(pixels[good], mask[good]) if good.any() else {}
-        for name, shape in self._columns().items():
-            values = np.zeros((len(good), *shape), np.float32 if name == "frame_norms" else np.float16)
-            if name in features:
-                values[good] = features[name]
-            batch[name] = values
         # A model can overflow on one video: it costs itself alone.
-        finite = np.ones(len(good), bool)
-        for name in self._columns():
-            finite &= np.isfinite(batch[name].reshape(len(good), -1)).all(axis=1)
+        finite = good.copy()
+        for values in features.values():
+            finite[good] &= torch.isfinite(values.flatten(1)).all(dim=1).cpu().numpy()
+        kept = torch.from_numpy(finite[good]).to(self._device)
+        stored = self._stored({name: values[kept] for name, values in features.items()}, mask[finite])
+        for name, (dtype, shape) in self._columns().items():
+            batch[name] = np.zeros((len(good), *shape), dtype)
+            if name in stored:
+                batch[name][finite] = stored[name]
         for row in np.flatnonzero(good & ~finite):
             faults = batch["fault"].astype(object)
             faults[row] = fault("encode", "not_finite", f"{batch['uri'][row]}: the model gave NaN or infinity")
             batch["fault"] = faults
-        self._counter.add.remote("encoded", int((good & finite).sum()))
+        self._counter.add.remote("encoded", int(finite.sum()))
         self._counter.measure.remote({"encode_s": time.perf_counter() - began}, *peak_memory())
         return batch
 
-    def _features(self, pixels: NDArray[np.uint8], mask: NDArray[np.bool_]) -> dict[str, NDArray[np.floating]]:
+    def _features(self, pixels: NDArray[np.uint8], mask: NDArray[np.bool_]) -> dict[str, Tensor]:
+        """Clips (B, F, S, S, 3) and their frames (B, F) -> features on the model's device, fp16 but for the lengths."""
         valid = torch.from_numpy(mask).to(self._device)
         images = self._preprocess.normalise(torch.from_numpy(pixels).to(self._device))  # (B, F, 3, S, S)
         with torch.inference_mode(), self._compute.autocast():
@@ -68,10 +80,25 @@ class Encode:
         columns = {"video": made.video, "frames": made.frames, "temporal": made.temporal}
         if made.patches is not None:
             columns["patches"] = made.patches
-        features = {name: values.half().cpu().numpy() for name, values in columns.items()}
-        return features | {"frame_norms": norms.cpu().numpy()}
+        return {**{name: values.half() for name, values in columns.items()}, "frame_norms": norms}
 
-    def _columns(self) -> dict[str, tuple[int, ...]]:
+    def _stored(self, features: dict[str, Tensor], mask: NDArray[np.bool_]) -> dict[str, NDArray[Any]]:
+        """Features as they are stored, of videos that all have them; nothing of no video."""
+        if not len(mask):
+            return {}
+        if self._codec is None:
+            return {name: values.cpu().numpy() for name, values in features.items()}
+        norms, patches = features.pop("frame_norms"), features.pop("patches", None)
+        valid = torch.from_numpy(mask).to(self._device)
+        with torch.inference_mode():
+            coded = self._codec.columns(**features, patches=patches, mask=valid)
+        return {**coded, "frame_norms": norms.cpu().numpy()}
+
+    def _columns(self) -> Tensors:
         F, D, P = self._shape.frames, self._shape.dim, self._shape.patches
-        columns: dict[str, tuple[int, ...]] = {"video": (D,), "frames": (F, D), "frame_norms": (F,), "temporal": (F, D)}
-        return columns | {"patches": (F, P, D)} if P else columns
+        norms: Tensors = {"frame_norms": ("float32", (F,))}
+        if self._codec is not None:
+            config = self._codec.config
+            return norms | stored_tensors(config.part(D, None), F, D, config.tokens or P)
+        sizes = {"video": (D,), "frames": (F, D), "temporal": (F, D), **({"patches": (F, P, D)} if P else {})}
+        return norms | {name: ("float16", size) for name, size in sizes.items()}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import PurePath
 from typing import Any
@@ -11,29 +13,32 @@ from pydantic import Field
 
 from mgvr_core.config import Section
 from mgvr_core.evaluation.comparison import compare
+from mgvr_core.evaluation.hubness import CorrectionConfig
 from mgvr_core.evaluation.metrics import Positions, concatenate, positions_from_scores, ranks
 from mgvr_core.evaluation.picks import pick_examples
 from mgvr_core.evaluation.report import (
     Captions,
+    CertificateUse,
     Direction,
     Directions,
     Example,
     Hit,
+    IndexUse,
     Macs,
     Manifest,
     Report,
     StageTime,
+    Stored,
 )
 from mgvr_core.evaluation.thumbnails import data_uri
-from mgvr_core.features.schema import shape_of
+from mgvr_core.features.schema import evidence_bytes, shape_of
 from mgvr_core.features.snapshot import Snapshot
 from mgvr_core.model.checkpoint import Checkpoint
-from mgvr_core.retrieval.coarse import Candidates
 from mgvr_core.retrieval.two_stage import Ranking, coarse_ranking, whole_scores
 from mgvr_core.scoring.fusion import FusionWeights, multiply_adds
 from mgvr_core.scoring.video import multiply_adds as coarse_multiply_adds
-from pipelines.answering import Texts
-from pipelines.answers import Answers
+from pipelines.answering import CertifyConfig
+from pipelines.answers import Answers, Backwards
 from pipelines.environment import command_line, hardware, versions
 from pipelines.models import model_fingerprint
 from pipelines.runtime import Stopwatch
@@ -55,34 +60,44 @@ class ReportConfig(Section):
     examples: int = Field(3, ge=0, description="example queries of each kind (win, loss, both right, missed)")
 
 
+@dataclass(frozen=True)
+class Found:
+    """What a run has found, and how."""
+
+    answers: Answers
+    backwards: Backwards | None
+    index: IndexUse | None
+    corrections: Sequence[CorrectionConfig]
+    certify: CertifyConfig | None
+
+
 def build_report(
     config: ReportConfig,
     configuration: dict[str, Any],
-    answers: Answers,
-    backwards: tuple[Candidates, Ranking] | None,
-    texts: Texts,
+    found: Found,
     checkpoint: Checkpoint,
     snapshot: Snapshot,
     weights: FusionWeights,
     watch: Stopwatch,
 ) -> Report:
     """Put the report together; without any right answer it is a plain search without metrics."""
+    answers, backwards = found.answers, found.backwards
     queries = answers.queries
     metrics = None
     examples: list[Example] = []
     with watch.stage("measure"):
         if queries.labelled.any():
-            coarse, final = answers.positions(answers.coarse), answers.positions(answers.two_stage)
+            coarse, final = answers.positions("coarse"), answers.positions("fused")
             metrics = Directions(
-                text_to_video=_text_to_video(config, answers, coarse, final),
-                video_to_text=None if backwards is None else _video_to_text(config, answers, *backwards),
+                text_to_video=_text_to_video(config, found, coarse, final, weights),
+                video_to_text=None if backwards is None else _video_to_text(config, answers, backwards),
             )
             examples = _labelled_examples(config, answers, coarse, final)
         else:
             examples = [_example(answers, int(row), "search") for row in _some(len(queries.ids), config)]
-    captions = _captions(answers, texts, checkpoint)
-    k = answers.candidates.index.shape[1]
-    N, shape = len(answers.pool.ids), shape_of(snapshot.schema())
+    captions = _captions(answers, checkpoint)
+    k = answers.k
+    N, shape = len(answers.pool), shape_of(snapshot.schema())
     fused = multiply_adds(weights, shape.frames, shape.patches, shape.dim)
     coarse_macs = N * coarse_multiply_adds(shape.dim)
     return Report(
@@ -95,6 +110,9 @@ def build_report(
         unlabelled_queries=int((~queries.labelled).sum()) if metrics is not None else 0,
         metrics=metrics,
         stages=tuple(StageTime(name, seconds) for name, seconds in watch.seconds.items()),
+        stored=_stored(snapshot),
+        index=found.index,
+        certificate=None if found.certify is None else _certificate(answers, found.certify),
         macs_per_query=Macs(coarse=coarse_macs, two_stage=coarse_macs + k * fused, exhaustive=N * fused),
         warnings=tuple(_warnings(snapshot, checkpoint, captions)),
         files={
@@ -108,15 +126,23 @@ def build_report(
     )
 
 
-def _text_to_video(config: ReportConfig, answers: Answers, coarse: Positions, final: Positions) -> Direction:
-    single = {name: answers.positions(ranking) for name, ranking in answers.single.items()}
+def _text_to_video(
+    config: ReportConfig, found: Found, coarse: Positions, final: Positions, weights: FusionWeights
+) -> Direction:
+    answers = found.answers
+    corrected = {}
+    for correction in found.corrections:
+        positions, named = answers.corrected(correction)
+        corrected[named.label] = positions
+    single = {name: answers.positions(name) for name in weights.active}
     labelled = [ids for ids in answers.queries.relevant if ids]
     groups = ["\0".join(sorted(ids)) for ids in labelled]
     return compare(
         coarse,
         final,
-        answers.candidates.index.shape[1],
+        answers.k,
         scores={**single, "fused": final},
+        corrected=corrected,
         groups=groups if len(set(groups)) < len(groups) else None,
         samples=config.bootstrap,
         seed=config.seed,
@@ -124,11 +150,11 @@ def _text_to_video(config: ReportConfig, answers: Answers, coarse: Positions, fi
     )
 
 
-def _video_to_text(config: ReportConfig, answers: Answers, found: Candidates, final: Ranking) -> Direction:
+def _video_to_text(config: ReportConfig, answers: Answers, backwards: Backwards) -> Direction:
     """The other direction: videos with known captions ask, and groups of captions with one right answer are ranked.
 
     A group stands where its best caption stands (docs/method.md, section 6): ranking single captions gives other
-    figures. `found` and `final` have a row for each of `answers.asking_videos`.
+    figures.
     """
     groups: dict[frozenset[str], int] = {}
     member: list[tuple[int, int]] = []  # (text row, group)
@@ -141,8 +167,8 @@ def _video_to_text(config: ReportConfig, answers: Answers, found: Candidates, fi
     for members, number in groups.items():
         for name in members:
             right.setdefault(name, []).append(number)
-    asked = answers.asking_videos
-    relevant = [right[answers.pool.ids[video]] for video in asked]
+    asked, found = answers.asking_videos, backwards.candidates
+    relevant = [right[name] for name in answers.pool.names(asked)]
     of_text: dict[int, set[int]] = {}
     for row, number in zip(text.tolist(), group.tolist(), strict=True):
         of_text.setdefault(row, set()).add(number)
@@ -154,12 +180,13 @@ def _video_to_text(config: ReportConfig, answers: Answers, found: Candidates, fi
         float,
     )
     block = max(1, _BLOCK_VALUES // len(answers.queries.texts))
+    projected = answers.projected()
     positions: dict[str, list[Positions]] = {"coarse": [], "two_stage": []}
     for begin in range(0, len(asked), block):
         rows = slice(begin, begin + block)
-        for name, ranking in (("coarse", coarse_ranking(found)), ("two_stage", final)):
+        for name, ranking in (("coarse", coarse_ranking(found)), ("two_stage", backwards.final)):
             part = Ranking(ranking.index[rows], ranking.score[rows], ranking.coarse_rank[rows])
-            scores = whole_scores(part, answers.pool.video[asked[rows]], answers.projected)  # (B, T)
+            scores = whole_scores(part, backwards.vectors[rows], projected)  # (B, T)
             grouped = np.maximum.reduceat(scores[:, text], starts, axis=1)  # (B, G)
             positions[name].append(positions_from_scores(grouped, relevant[rows]))
     return compare(
@@ -175,15 +202,36 @@ def _video_to_text(config: ReportConfig, answers: Answers, found: Candidates, fi
     )
 
 
-def _captions(answers: Answers, texts: Texts, checkpoint: Checkpoint) -> Captions:
-    of = answers.queries.text_of
+def _stored(snapshot: Snapshot) -> Stored:
+    codec = snapshot.codec()
+    code = "float16, not coded"
+    if codec is not None:
+        merged = f", {codec.config.tokens} tokens a frame" if codec.config.tokens else ""
+        code = f"{codec.config.values}{merged}"
+    coarse, fine = evidence_bytes(snapshot.schema())
+    return Stored(coarse, fine, code)
+
+
+def _certificate(answers: Answers, config: CertifyConfig) -> CertificateUse:
+    certified, scored = answers.lists["certified"], answers.lists["scored"]
+    return CertificateUse(
+        top=min(config.top, answers.k),
+        texts=len(scored),
+        certified=int(certified.sum()),
+        mean_k=float(scored.mean()),
+        max_k=int(scored.max()),
+    )
+
+
+def _captions(answers: Answers, checkpoint: Checkpoint) -> Captions:
+    of, texts = answers.queries.text_of, answers.texts
     closed = checkpoint.model.spec.tokenizer.kind == "words"
     return Captions(
         total=len(of),
         text_length=checkpoint.model.spec.text_length,
-        too_long=int(texts.truncated[of].sum()),
-        words=int(texts.words[of].sum()) if closed else None,
-        unknown_words=int(texts.unknown[of].sum()) if closed else None,
+        too_long=int(texts["truncated"][of].sum()),
+        words=int(texts["words"][of].sum()) if closed else None,
+        unknown_words=int(texts["unknown"][of].sum()) if closed else None,
     )
 
 
@@ -227,8 +275,7 @@ def _warnings(snapshot: Snapshot, checkpoint: Checkpoint, captions: Captions) ->
 def _labelled_examples(config: ReportConfig, answers: Answers, coarse: Positions, final: Positions) -> list[Example]:
     labelled = np.flatnonzero(answers.queries.labelled)
     before, after = ranks(coarse), ranks(final)
-    k = answers.candidates.index.shape[1]
-    picked = pick_examples(before, after, k, each=config.examples, seed=config.seed)
+    picked = pick_examples(before, after, answers.k, each=config.examples, seed=config.seed)
     return [
         _example(answers, int(labelled[row]), kind, float(before.mid[row]), float(after.mid[row]))
         for row, kind in picked
@@ -238,10 +285,11 @@ def _labelled_examples(config: ReportConfig, answers: Answers, coarse: Positions
 def _example(
     answers: Answers, query: int, kind: Any, coarse_rank: float | None = None, rank: float | None = None
 ) -> Example:
-    queries, ranking = answers.queries, answers.two_stage
+    queries = answers.queries
     text = int(queries.text_of[query])
+    ranking = answers.ranking("fused", [text])
     right = set(queries.relevant[query])
-    ids = [answers.pool.ids[row] for row in ranking.index[text]]
+    ids = answers.pool.names(ranking.index[0])
     shown = list(range(min(_TOP, len(ids))))
     if right and not right & {ids[place] for place in shown}:
         shown += [place for place, name in enumerate(ids) if name in right][:1]
@@ -249,9 +297,9 @@ def _example(
         Hit(
             video=ids[place],
             rank=place + 1,
-            coarse_rank=int(ranking.coarse_rank[text, place]),
+            coarse_rank=int(ranking.coarse_rank[0, place]) or None,
             right=ids[place] in right if right else None,
-            label=PurePath(answers.pool.uris[ranking.index[text, place]]).name,
+            label=PurePath(answers.pool.uris[int(ranking.index[0, place])].as_py()).name,
         )
         for place in shown
     ]
@@ -267,11 +315,13 @@ def _some(total: int, config: ReportConfig) -> list[int]:
 
 def _thumbnails(examples: list[Example], answers: Answers, snapshot: Snapshot) -> dict[str, str]:
     """The stored thumbnails of the videos that the examples show, as data: URIs."""
-    rows = {answers.row_of[hit.video] for example in examples for hit in example.hits}
+    pool = answers.pool
+    shown = sorted({hit.video for example in examples for hit in example.hits})
+    rows = pool.places(shown)
     found: dict[str, str] = {}
-    for shard in sorted({int(answers.pool.shard[row]) for row in rows}):
+    for shard, mine in pool.by_shard(rows):
         pictures = snapshot.read_shard(snapshot.shards[shard], ["thumbnail"])["thumbnail"]
-        for row in rows:
-            if answers.pool.shard[row] == shard and (picture := pictures[int(answers.pool.row[row])].as_py()):
-                found[answers.pool.ids[row]] = data_uri(picture)
+        for place in mine.tolist():
+            if picture := pictures[int(pool.row[rows[place]])].as_py():
+                found[shown[place]] = data_uri(picture)
     return found

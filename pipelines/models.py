@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Self
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mgvr_core.config import Section
 from mgvr_core.errors import MgvrError
+from mgvr_core.features.codec import Codec
 from mgvr_core.features.schema import SCHEMA_VERSION, FeatureShape
 from mgvr_core.features.snapshot import Snapshot
 from mgvr_core.identity import Fingerprint
@@ -167,6 +168,14 @@ class FeatureMaker:
     image_size: int
     source: str
     notes: tuple[str, ...]
+    codec: Codec | None = None
+    """How the features are coded; None: not at all."""
+
+    @property
+    def stored(self) -> FeatureShape:
+        """The sizes of what is stored: merged patches are fewer than `shape` has, which the model makes."""
+        tokens = self.codec.config.tokens if self.codec is not None else 0
+        return replace(self.shape, patches=tokens or self.shape.patches)
 
 
 def feature_maker(

@@ -1,4 +1,8 @@
-"""Encoding a few videos of a feature set again, to see that it still comes out as it is stored."""
+"""Encoding a few videos of a feature set again, to see that it still comes out as it is stored.
+
+Of a coded set that is compared which its code keeps: the coarse vectors always, the fine ones where they are stored as
+fp16 or int8, and patches where they are not merged. Product quantisation loses more than an encoder's noise.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +17,7 @@ from pydantic import Field
 from mgvr_core.config import Section, parse
 from mgvr_core.corpus.files import hash_video
 from mgvr_core.errors import MgvrError
+from mgvr_core.features.codec import Codec
 from mgvr_core.features.contents import Source
 from mgvr_core.features.schema import tensor_column
 from mgvr_core.features.snapshot import Snapshot
@@ -62,6 +67,7 @@ def reencode(snapshot: Snapshot, config: ReencodingConfig) -> Reencoded:
     compute = kept.compute.resolved()
     decode = Decode(kept.decoding, maker.sampling, maker.image_size, 0, Silent())
     model = Encode(kept.model, maker.fingerprint, compute, maker.shape, Silent())
+    codec = snapshot.codec()
     problems, cosines = [], []
     for begin in range(0, len(intact), compute.videos_at_once):
         part = intact[begin : begin + compute.videos_at_once]
@@ -70,7 +76,7 @@ def reencode(snapshot: Snapshot, config: ReencodingConfig) -> Reencoded:
             if batch["fault"][row]:
                 problems.append(f"{source.key.uri} can't be encoded any more: {batch['fault'][row]}")
                 continue
-            stored = _stored(snapshot, source)
+            stored = _stored(snapshot, source, codec)
             cosine = min(_cosine(stored[name], batch[name][row], stored["mask"]) for name in stored if name != "mask")
             cosines.append(cosine)
             if not cosine >= config.min_cosine:  # NaN is no cosine
@@ -93,12 +99,19 @@ def _table(sources: list[Source]) -> pa.Table:
     return pa.Table.from_pylist(rows)
 
 
-def _stored(snapshot: Snapshot, source: Source) -> dict[str, NDArray[np.float32]]:
+def _stored(snapshot: Snapshot, source: Source, codec: Codec | None) -> dict[str, NDArray[np.float32]]:
+    """The vectors of a video that can be compared with such as are made now, and its mask."""
     shard = next(shard for shard in snapshot.shards if source.place and shard.path == source.place.shard)
     table = snapshot.read_shard(shard)
     row = table["id"].to_pylist().index(source.id)
-    names = [name for name in ("mask", "video", "frames", "temporal", "patches") if name in table.schema.names]
-    return {name: tensor_column(table, name)[row].astype(np.float32) for name in names}
+    fine = [name for name in ("frames", "temporal", "patches") if name in table.schema.names]
+    if codec is not None:
+        fine = [] if codec.config.values == "pq" else fine
+        fine = [name for name in fine if name != "patches" or not codec.config.tokens]
+    found = {name: tensor_column(table, name)[row].astype(np.float32) for name in ("mask", "video", *fine)}
+    for name in fine if codec is not None and codec.config.values == "int8" else ():
+        found[name] *= tensor_column(table, f"{name}_scale")[row][..., None]
+    return found
 
 
 def _cosine(stored: NDArray[np.float32], made: NDArray[np.float16], mask: NDArray[np.float32]) -> float:

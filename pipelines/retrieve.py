@@ -5,6 +5,7 @@ Reads    features: a feature set of mgvr encode; queries.uri: CSV, Parquet or JS
 Writes   OUT/results.parquet              the answers of every query, best first, with both stages' scores and ranks
          OUT/run.trec, OUT/qrels.trec     the same for ir-measures and trec_eval
          OUT/report.{json,md,html}        metrics with intervals, both directions, cost, examples with thumbnails
+         OUT/work/                        what is finished: the same command again goes on from it, or sums up only
 
 Stage 1 finds k candidates by the coarse vector; stage 2 scores those alone by frames, patches and the coarse score.
 Queries without right answers are a plain search: results and thumbnails, no metrics.
@@ -18,32 +19,45 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
 from mgvr_core.config import LocalPath, Section
 from mgvr_core.datasets.queries import QueriesConfig, read_queries
 from mgvr_core.errors import MgvrError
+from mgvr_core.evaluation.hubness import CorrectionConfig
 from mgvr_core.evaluation.render import write_report
 from mgvr_core.evaluation.report import Report
 from mgvr_core.features.schema import shape_of
 from mgvr_core.features.snapshot import Snapshot
 from mgvr_core.features.store import FeatureStore
+from mgvr_core.identity import hash_json
 from mgvr_core.model.checkpoint import Checkpoint
 from mgvr_core.model.load import ModelConfig, load_model
 from mgvr_core.model.tokenizer import tokenizer_of
-from mgvr_core.retrieval.coarse import Candidates, search
+from mgvr_core.retrieval.index import check as check_index
 from mgvr_core.retrieval.rerank import Reranker
-from mgvr_core.retrieval.two_stage import coarse_ranking, reranked
 from mgvr_core.scoring.fusion import FusionWeights
 from mgvr_core.storage import StorePath
-from pipelines.answering import candidate_pairs, encode_texts, load_pool, rerank
-from pipelines.answers import Answers, Queries, write_results
-from pipelines.measuring import ReportConfig, build_report
-from pipelines.models import ComputeConfig, require_made_by
+from pipelines.answering import (
+    CertifyConfig,
+    answer_texts,
+    answer_videos,
+    index_identity,
+    index_use,
+    opened,
+    place_lost,
+)
+from pipelines.answers import Queries, write_results
+from pipelines.measuring import Found, ReportConfig, build_report
+from pipelines.models import ComputeConfig, model_fingerprint, require_made_by
+from pipelines.pool import load_pool
 from pipelines.progress import progress
 from pipelines.runtime import RayConfig, Stopwatch, cluster, main, summary
+from pipelines.searching import Crew, SearchConfig
+from pipelines.texts import encode_texts
+from pipelines.work import work_folder
 
 
 class RetrieveConfig(Section):
@@ -65,6 +79,14 @@ class RetrieveConfig(Section):
     )
     frame_mixing: bool = Field(True, description="false: switch U off (for videos of another frame count than U's)")
     video_to_text: bool = Field(True, description="answer the other direction too, where right answers are known")
+    certify: CertifyConfig | None = Field(
+        None, description="prove the first places of the lists, or find what belongs there; none: a fixed k"
+    )
+    corrections: tuple[CorrectionConfig, ...] = Field(
+        (), description="corrections of hubness, each a row of the report beside the uncorrected ones"
+    )
+    bank: QueriesConfig | None = Field(None, description="training captions, which QB-Norm reads, and Sinkhorn may")
+    search: SearchConfig = SearchConfig()
     report: ReportConfig = ReportConfig()
     compute: ComputeConfig = ComputeConfig()
     ray: RayConfig = RayConfig()
@@ -73,49 +95,77 @@ class RetrieveConfig(Section):
 def retrieve(config: RetrieveConfig) -> Report:
     """Run the job; raises MgvrError before Ray starts where the features are not the model's or the queries are bad."""
     config.compute.require_present(config.ray)
-    queries = Queries.from_table(read_queries(config.queries))
+    bank = [] if config.bank is None else read_queries(config.bank)["text"].to_pylist()
+    queries = Queries.from_table(read_queries(config.queries), bank)
     snapshot = FeatureStore(config.features).snapshot(config.snapshot)
     checkpoint = load_model(config.model)
     reranker = _reranker(config, checkpoint, snapshot)
-    watch = Stopwatch()
+    _require_searchable(config, snapshot)
+    watch, compute = Stopwatch(), config.compute.resolved()
+    with watch.stage("list videos"):
+        pool = load_pool(snapshot)
+    folder = work_folder(Path(config.out), _identity(config, queries, checkpoint, snapshot, reranker))
+    answers = opened(folder, queries, pool, reranker, config.k, config.search.queries_at_once, config.certify)
     with cluster(config.ray):
         with watch.stage("encode texts"), progress("encode texts", len(queries.texts), "encoded") as counter:
-            texts = encode_texts(queries.texts, config.model, config.compute.resolved(), counter)
-        with watch.stage("read coarse vectors"):
-            pool = load_pool(snapshot)
-        with watch.stage("stage 1: search"):
-            projected = texts.vectors @ reranker.projection.numpy()  # (T, D) @ (D, D)
-            candidates = search(projected, pool.video, config.k)
-        with watch.stage("stage 2: rerank"):
-            scores = rerank(snapshot, pool, reranker, texts, candidate_pairs(candidates))
-        shape = candidates.index.shape
-        answers = Answers(
-            queries=queries,
-            pool=pool,
-            projected=projected,
-            candidates=candidates,
-            coarse=coarse_ranking(candidates),
-            two_stage=reranked(candidates, scores["fused"].reshape(shape)),
-            single={name: reranked(candidates, scores[name].reshape(shape)) for name in reranker.weights.active},
-        )
+            encode_texts(queries.texts, config.model, compute, answers.texts, counter)
+        crew = Crew(snapshot, pool, config.search, compute)
+        if config.search.index is not None:
+            with watch.stage("index of stage 1"):
+                crew.use_index(config.search.index, Path(config.out) / "index", index_identity(snapshot))
+        with progress("search", len(queries.texts), "answered") as counter:
+            answer_texts(crew, reranker, answers, config.certify, watch, counter)
+        with watch.stage("place what stage 1 lost"):
+            place_lost(crew, answers)
         backwards = None
-        if config.video_to_text and len(answers.asking_videos):
-            with watch.stage("video to text: both stages"):
-                found = search(pool.video[answers.asking_videos], projected[answers.captions], config.k)
-                found = Candidates(answers.captions[found.index], found.score)  # rows of all texts
-                row, text = candidate_pairs(found)
-                fused = rerank(snapshot, pool, reranker, texts, (text, answers.asking_videos[row]))["fused"]
-                backwards = (found, reranked(found, fused.reshape(found.index.shape)))
+        if config.video_to_text:
+            with watch.stage("video to text: both stages"), progress("video to text", 0, "pairs") as counter:
+                backwards = answer_videos(crew, reranker, answers, config.k, counter)
+        index = None
+        if config.search.index is not None:
+            with watch.stage("recall of the index"):
+                index = index_use(crew, answers, config.search.index)
     out = Path(config.out)
     with watch.stage("write results"):
         write_results(answers, out)
     configuration = config.model_dump(mode="json")
-    report = build_report(
-        config.report, configuration, answers, backwards, texts, checkpoint, snapshot, reranker.weights, watch
-    )
+    found = Found(answers, backwards, index, config.corrections, config.certify)
+    report = build_report(config.report, configuration, found, checkpoint, snapshot, reranker.weights, watch)
     files = write_report(report, out)
     print(_summary(report, files["report.html"]))
     return report
+
+
+def _require_searchable(config: RetrieveConfig, snapshot: Snapshot) -> None:
+    """Raise MgvrError for what these features, or this configuration, can't give."""
+    shape = shape_of(snapshot.schema())
+    if config.certify is not None and snapshot.codec() is None:
+        raise MgvrError(
+            f"certify: {config.features} keeps no bounds of its videos; mgvr corpus recode makes a set that does "
+            "(--codec.values fp16 changes no score)"
+        )
+    if config.search.index is not None:
+        check_index(config.search.index, snapshot.rows, shape.dim)
+    if config.bank is None and any(correction.kind == "qb_norm" for correction in config.corrections):
+        raise MgvrError("corrections: QB-Norm reads a bank of training captions: give one with --bank.uri")
+
+
+def _identity(
+    config: RetrieveConfig, queries: Queries, checkpoint: Checkpoint, snapshot: Snapshot, reranker: Reranker
+) -> dict[str, Any]:
+    """All that finished lists depend on: a run of the same goes on from them, any other begins anew."""
+    return {
+        **index_identity(snapshot),
+        "model": model_fingerprint(checkpoint.model).digest,
+        "queries": hash_json([queries.texts, queries.text_of.tolist(), queries.relevant]),
+        "k": config.k,
+        "certify": None if config.certify is None else config.certify.model_dump(),
+        "index": None if config.search.index is None else config.search.index.model_dump(),
+        "weights": reranker.weights.model_dump(),
+        "frame_mixing": reranker.mixing is not None,
+        "block": config.search.queries_at_once,
+        "compute": config.compute.resolved().model_dump(mode="json"),
+    }
 
 
 def _reranker(config: RetrieveConfig, checkpoint: Checkpoint, snapshot: Snapshot) -> Reranker:

@@ -1,4 +1,4 @@
-"""Clips that are decoded while the model is at work, and batches that are made ready ahead of it.
+"""Clips that are decoded while the model is at work.
 
 Clips kept on disk and features (kept.py) and clips decoded on the way give the same batches in the same order, which is
 the caller's, so that what a step sees depends on nothing but the seed and the epoch.
@@ -7,11 +7,8 @@ the caller's, so that what a step sees depends on nothing but the seed and the e
 from __future__ import annotations
 
 import json
-import queue
-import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -25,9 +22,7 @@ from pipelines.kept import Inputs
 from pipelines.progress import Silent
 
 _AHEAD = 2
-"""Batches that are made ready while the model is at work."""
-
-T = TypeVar("T")
+"""Batches that Ray Data makes ready while the model is at work."""
 
 
 class Streamed:
@@ -91,38 +86,3 @@ class Stream:
         """Note a video that can't be decoded."""
         with open(self.faults, "a", encoding="utf-8") as file:  # noqa: PTH123 - one write a line, by several workers
             file.write(json.dumps({"uri": uri, **json.loads(fault)}) + "\n")
-
-
-def ahead(items: Iterator[T]) -> Iterator[T]:
-    """The same items, made by a thread of their own a little before they are asked for."""
-    ready: queue.Queue[tuple[T | None, BaseException | None]] = queue.Queue(_AHEAD)
-    stopped = threading.Event()
-
-    def put(item: T | None, error: BaseException | None) -> None:
-        while not stopped.is_set():
-            try:
-                return ready.put((item, error), timeout=1)
-            except queue.Full:
-                continue
-
-    def make() -> None:
-        try:
-            for item in items:
-                put(item, None)
-                if stopped.is_set():
-                    return
-            put(None, None)
-        except BaseException as error:  # whatever it is belongs to the one who waits for the item
-            put(None, error)
-
-    threading.Thread(target=make, daemon=True).start()
-    try:
-        while True:
-            item, error = ready.get()
-            if error is not None:
-                raise error
-            if item is None:
-                return
-            yield item
-    finally:
-        stopped.set()

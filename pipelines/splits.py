@@ -21,7 +21,6 @@ from mgvr_core.identity import Fingerprint, hash_json, hash_lines
 from mgvr_core.model.load import ModelConfig
 from mgvr_core.training.pairs import Captioned, CaptionUse
 from mgvr_core.video.sampling import SamplingConfig
-from pipelines.answering import encode_texts
 from pipelines.clips import decode_clips
 from pipelines.decoding import DecodingConfig
 from pipelines.identifying import list_corpus, unique_videos
@@ -29,6 +28,7 @@ from pipelines.kept import KeptFiles
 from pipelines.models import ComputeConfig
 from pipelines.progress import progress
 from pipelines.sources import Stream
+from pipelines.texts import encode_at_once
 from pipelines.training_task import Split
 from pipelines.unpacking import unpack_features
 
@@ -193,7 +193,7 @@ def _encoded(
     if not file.exists():
         texts = list(dict.fromkeys(captioned.captions))
         with progress("encode texts", len(texts), "encoded") as counter:
-            vectors = encode_texts(texts, model, compute, counter).vectors
+            vectors = encode_at_once(texts, model, compute, counter)
         place = {text: row for row, text in enumerate(texts)}
         with placing(file) as partial, partial.open("wb") as handle:
             np.save(handle, vectors[[place[text] for text in captioned.captions]])

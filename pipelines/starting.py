@@ -12,6 +12,7 @@ import torch
 
 from mgvr_core.datasets.manifest import CorpusConfig
 from mgvr_core.errors import MgvrError
+from mgvr_core.features.layout import coding_of
 from mgvr_core.features.schema import shape_of
 from mgvr_core.features.snapshot import Snapshot
 from mgvr_core.features.store import FeatureStore
@@ -81,6 +82,11 @@ def plan(config: TrainConfig) -> Plan:
         decoder_version(config.decoding.decoder)  # an unknown decoder is refused here, not by the first actor
     else:
         snapshot = FeatureStore(config.features).snapshot()
+        if coding_of(snapshot.fingerprint) is not None:
+            raise MgvrError(
+                f"{snapshot.url} is coded, which loses digits that training would learn from: give the set that it was "
+                "coded from, or encode the corpus without features.codec"
+            )
         sampling = _sampling_of(config, snapshot, start)
     model.mixing_for(sampling.frames)
     set_trained(model, config.trained)

@@ -20,6 +20,7 @@ from torch import Tensor
 from torch import distributed as dist
 from torch.nn.functional import normalize
 
+from mgvr_core.ahead import ahead
 from mgvr_core.errors import JobError, MgvrError
 from mgvr_core.features.contents import now
 from mgvr_core.model import checkpoint
@@ -35,7 +36,6 @@ from mgvr_core.training.validation import Scores, fit_weights, ranks_of, recalls
 from pipelines.board import Board
 from pipelines.kept import Inputs
 from pipelines.models import preprocessing
-from pipelines.sources import ahead
 from pipelines.training_task import Split, TrainingTask
 
 _TEXTS = 256

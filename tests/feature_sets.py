@@ -8,11 +8,15 @@ import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
+import torch
 
 from mgvr_core.features.contents import Change, Failure, Key
+from mgvr_core.features.schema import tensor_column
 from mgvr_core.features.snapshot import Snapshot
 from mgvr_core.features.store import FeatureStore
+from mgvr_core.scoring.features import VideoFeatures
 
 Table = Callable[..., pa.Table]
 Adding = Callable[..., Change]
@@ -42,3 +46,18 @@ def files(store: FeatureStore) -> set[str]:
 def kill(store: FeatureStore, moment: str) -> None:
     arguments = [sys.executable, str(WRITER), "die", store.url, "killed", moment]
     assert subprocess.run(arguments, cwd=ROOT, check=False).returncode == -signal.SIGKILL
+
+
+def features_from_table(table: pa.Table) -> VideoFeatures:
+    """Rows of a shard as fp32 tensors, for scoring every pair."""
+
+    def tensor(name: str) -> torch.Tensor:
+        return torch.from_numpy(tensor_column(table, name).astype(np.float32))
+
+    return VideoFeatures(
+        video=tensor("video"),
+        frames=tensor("frames"),
+        temporal=tensor("temporal"),
+        patches=tensor("patches") if "patches" in table.column_names else None,
+        mask=torch.from_numpy(tensor_column(table, "mask").astype(bool)),
+    )

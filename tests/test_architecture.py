@@ -15,10 +15,12 @@ ROOT = Path(__file__).resolve().parents[1]
 GROUND_FLOOR = "mgvr_core"
 
 # What a room may import besides itself. A new arrow is a decision: it belongs in docs/decisions, then here.
-ANYWHERE = {"errors", "config", "files", "identity", "uris"}
+ANYWHERE = {"ahead", "errors", "config", "files", "identity", "products", "uris"}
 ALLOWED = {
+    "ahead": set(),
     "errors": set(),
     "files": set(),
+    "products": set(),
     "config": set(),
     "identity": set(),
     "uris": set(),

@@ -20,6 +20,7 @@ def compare(
     k: int,
     *,
     scores: Mapping[str, Positions] | None = None,
+    corrected: Mapping[str, Positions] | None = None,
     groups: Sequence[object] | None = None,
     level: float = LEVEL,
     samples: int = SAMPLES,
@@ -30,14 +31,16 @@ def compare(
 ) -> Direction:
     """Measure two rankings of the same queries over the same pool.
 
-    k: candidates that were reranked. scores: positions of the rerank by each single score. groups: (Q,) the video of
+    k: candidates that were reranked. scores: positions of the rerank by each single score. corrected: of
+    the final list after corrections of hubness, by their labels. groups: (Q,) the video of
     each query where several queries describe one (see `bootstrap`). All intervals come from the same resamples.
     recalled, searched: where stage 1 searched other items than those ranked (single captions, not groups of them), (Q,)
     whether it found a right one, and among how many items; by default the k best of the pool.
     """
     coarse_rank, final_rank = ranks(coarse), ranks(two_stage)
     single = {f"score/{name}": positions for name, positions in (scores or {}).items()}
-    systems = {"coarse": coarse, "two_stage": two_stage, **single}
+    lifted = {f"corrected/{label}": positions for label, positions in (corrected or {}).items()}
+    systems = {"coarse": coarse, "two_stage": two_stage, **single, **lifted}
     measures = {name: per_query(positions) for name, positions in systems.items()}
     flat = {f"{name}/{key}": measure for name, of in measures.items() for key, measure in of.items()}
     ceiling = Measure(recall_at(coarse_rank, k) if recalled is None else recalled)
@@ -60,6 +63,7 @@ def compare(
         movement=_movement(coarse_rank, final_rank, k),
         ties={name: ties for name in ("coarse", "two_stage") if (ties := _ties(systems[name])).queries},
         scores={name: figures[f"score/{name}"] for name in scores or {}},
+        corrected={label: figures[f"corrected/{label}"] for label in corrected or {}},
         level=level,
         resamples=samples,
         interval_unit="query" if groups is None else "group",

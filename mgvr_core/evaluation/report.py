@@ -90,7 +90,8 @@ class Direction:
     recall_at_k: share of queries with a right answer among the k candidates of stage 1, the most that R@1 can become.
     searched: items that stage 1 searched; the pool, or single captions where groups of them are ranked.
     ties: keys "coarse" and "two_stage", only where there are ties. scores: each single score of stage 2, and their
-    fusion, as the rerank of the same candidates. level, resamples, interval_unit: of
+    fusion, as the rerank of the same candidates. corrected: the final list after a correction of hubness, whose label
+    says what it has read. level, resamples, interval_unit: of
     the bootstrap; "group" means all queries of a video drawn together. note: the protocol, where one
     must know it.
     """
@@ -108,6 +109,7 @@ class Direction:
     movement: Movement
     ties: Mapping[str, Ties] = field(default_factory=dict)
     scores: Mapping[str, Mapping[str, Interval]] = field(default_factory=dict)
+    corrected: Mapping[str, Mapping[str, Interval]] = field(default_factory=dict)
     level: float = 0.95
     resamples: int = 2000
     interval_unit: Literal["query", "group"] = "query"
@@ -140,12 +142,46 @@ class Macs:
 
 
 @dataclass(frozen=True)
+class Stored:
+    """What is stored of a video, in bytes: its coarse vector, and what the rerank reads; and how that is coded."""
+
+    coarse: int
+    fine: int
+    code: str
+
+
+@dataclass(frozen=True)
+class IndexUse:
+    """An approximate index of stage 1, and the mean share of the exact k best that it finds for a sample of texts."""
+
+    factory: str
+    search: str
+    recall_at_k: float
+    k: int
+    sample: int
+
+
+@dataclass(frozen=True)
+class CertificateUse:
+    """For how many texts the first `top` of the list are proven to be those of exhaustive fused search.
+
+    mean_k, max_k: videos that the rerank scored for a text.
+    """
+
+    top: int
+    texts: int
+    certified: int
+    mean_k: float
+    max_k: int
+
+
+@dataclass(frozen=True)
 class Hit:
-    """One video of a result list. rank: its place in the final list; coarse_rank: its place after stage 1."""
+    """One video of a result list. rank: its place in the final list; coarse_rank: its place after stage 1, if any."""
 
     video: str
     rank: int
-    coarse_rank: int
+    coarse_rank: int | None
     right: bool | None = None
     label: str = ""
 
@@ -186,6 +222,9 @@ class Report:
     metrics: Directions | None = None
     stages: tuple[StageTime, ...] = ()
     macs_per_query: Macs | None = None
+    stored: Stored | None = None
+    index: IndexUse | None = None
+    certificate: CertificateUse | None = None
     warnings: tuple[str, ...] = ()
     files: Mapping[str, str] = field(default_factory=dict)
     examples: tuple[Example, ...] = ()

@@ -176,6 +176,28 @@ def facts(report: Report) -> Iterator[tuple[str, str]]:
         yield "Words outside the tokenizer's vocabulary", _part(captions.unknown_words, captions.words)
 
 
+def search_facts(report: Report) -> Iterator[tuple[str, str]]:
+    """(label, value) lines about what was searched, and how."""
+    if stored := report.stored:
+        parts = f"{size(stored.coarse)} coarse, {size(stored.fine)} for the rerank"
+        yield "Stored a video", f"{size(stored.coarse + stored.fine)}: {parts} ({stored.code})"
+    if index := report.index:
+        tuned = f", {index.search}" if index.search else ""
+        found = f"finds {percent(index.recall_at_k)} % of the exact {count(index.k)} best"
+        yield "Stage 1 by an approximate index", f"{index.factory}{tuned}: {found} ({count(index.sample)} texts)"
+    if proof := report.certificate:
+        yield f"First {proof.top} proven to be those of exhaustive search", _part(proof.certified, proof.texts)
+        yield "Videos reranked for a text", f"{proof.mean_k:,.1f} on average, {count(proof.max_k)} at most"
+
+
+def size(value: float) -> str:
+    """Bytes as people write them: 12 B, 5.9 KiB, 2.3 MiB."""
+    for unit, bytes_ in (("MiB", 2**20), ("KiB", 2**10)):
+        if value >= bytes_:
+            return f"{value / bytes_:,.1f} {unit}"
+    return f"{value:.0f} B"
+
+
 def _part(part: int, whole: int) -> str:
     return f"{count(part)} of {count(whole)} ({percent(part / whole if whole else 0)} %)"
 
@@ -224,4 +246,6 @@ def rank_text(rank: float) -> str:
 
 def moved(hit: Hit) -> str:
     """Where stage 1 had a video of the final list."""
+    if hit.coarse_rank is None:
+        return "not recalled by stage 1"
     return "unmoved" if hit.rank == hit.coarse_rank else f"was {count(hit.coarse_rank)}"

@@ -23,6 +23,7 @@ Versions = Callable[[], Mapping[int, Entry]]
 Needs = Callable[[int], set[str]]
 """The files that the snapshot of a number needs."""
 
+# Codebooks are not among them: a run that has yet to write its first shard counts on them, and they are small.
 _FOLDERS = ("shards", "corpus", "failures", "scratch", "pending", "hashed")
 _OURS = re.compile(r"/[0-9a-f]{24}-?[0-9a-f]{8}(\.parquet|\.json)?$")
 """Names that we give: a user may keep videos in a folder `corpus` beside the shards."""

@@ -1,7 +1,8 @@
 """One row a video: the Arrow schema of a feature shard, and rows to and from it.
 
-All tensors are Arrow's own fixed-shape tensors, so that pyarrow gives them with their shape, and DuckDB and pandas as
-flat lists, without Ray or this package. Sizes: F frames, P patches a frame, D dimensions.
+A plain set's tensors are Arrow's own fixed-shape tensors, so that pyarrow gives them with their shape, and DuckDB and
+pandas as flat lists, without Ray or this package. A coded set's features are packed (see `layout`), for speed.
+Sizes: F frames, P patches a frame, D dimensions.
 """
 
 from __future__ import annotations
@@ -16,11 +17,16 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from mgvr_core.errors import MgvrError
+from mgvr_core.features.layout import coding_of, stored_tensors
 from mgvr_core.identity import Fingerprint
 
 SCHEMA_VERSION = 3
 """1: without the column `decoder`. 2: without `frame_norms`."""
 _VERSION_KEY, _FINGERPRINT_KEY = b"mgvr.schema_version", b"mgvr.fingerprint"
+_DTYPE_KEY, _SHAPE_KEY = b"mgvr.dtype", b"mgvr.shape"
+_NOT_SEARCHED = ("timestamps", "frame_norms")
+_MAY_BE_NAN = ("timestamps", "reach")
+"""There NaN is padding, or of patches that are not kept."""
 
 
 @dataclass(frozen=True)
@@ -30,11 +36,14 @@ class FeatureShape:
     frames: int
     dim: int
     patches: int
-    """Patches a frame; 0 where no patch features are kept."""
+    """Patches a frame as stored, so of merged ones their tokens; 0 where no patch features are kept."""
 
 
 def feature_schema(shape: FeatureShape, fingerprint: Fingerprint) -> pa.Schema:
-    """The schema of a shard; its metadata carries the schema version and the fingerprint's parts as JSON."""
+    """The schema of a shard, coded as the fingerprint says.
+
+    Its metadata carries the schema version and the fingerprint's parts as JSON.
+    """
     F, D = shape.frames, shape.dim
     half = pa.float16()
     fields = [
@@ -48,14 +57,21 @@ def feature_schema(shape: FeatureShape, fingerprint: Fingerprint) -> pa.Schema:
         pa.field("decoder", pa.string()),  # the one of the fingerprint's that took this file; null: not written down
         pa.field("timestamps", pa.fixed_shape_tensor(pa.float32(), [F]), nullable=False),  # seconds; NaN: padding
         pa.field("mask", pa.fixed_shape_tensor(pa.uint8(), [F]), nullable=False),  # 1: a frame, 0: padding
-        pa.field("video", pa.fixed_shape_tensor(half, [D]), nullable=False),
-        pa.field("frames", pa.fixed_shape_tensor(half, [F, D]), nullable=False),
-        # length of each frame's vector before it was normalised; 0: padding; null: not written down
-        pa.field("frame_norms", pa.fixed_shape_tensor(pa.float32(), [F])),
-        pa.field("temporal", pa.fixed_shape_tensor(half, [F, D]), nullable=False),
     ]
-    if shape.patches:
-        fields.append(pa.field("patches", pa.fixed_shape_tensor(half, [F, shape.patches, D]), nullable=False))
+    # length of each frame's vector before it was normalised; 0: padding; null: not written down
+    norms = pa.field("frame_norms", pa.fixed_shape_tensor(pa.float32(), [F]))
+    if (coding := coding_of(fingerprint)) is not None:
+        packed = stored_tensors(coding, F, D, shape.patches)
+        fields += [norms, *(_packed_field(name, dtype, sizes) for name, (dtype, sizes) in packed.items())]
+    else:
+        fields += [
+            pa.field("video", pa.fixed_shape_tensor(half, [D]), nullable=False),
+            pa.field("frames", pa.fixed_shape_tensor(half, [F, D]), nullable=False),
+            norms,
+            pa.field("temporal", pa.fixed_shape_tensor(half, [F, D]), nullable=False),
+        ]
+        if shape.patches:
+            fields.append(pa.field("patches", pa.fixed_shape_tensor(half, [F, shape.patches, D]), nullable=False))
     fields.append(pa.field("thumbnail", pa.binary()))  # JPEG of up to four frames
     return pa.schema(fields, metadata=_metadata(fingerprint))
 
@@ -70,7 +86,7 @@ def build_table(columns: Mapping[str, Any], schema: pa.Schema) -> pa.Table:
 
 
 def tensor_column(table: pa.Table, name: str) -> NDArray[Any]:
-    """A tensor column as one array (n, …) in its stored dtype.
+    """A tensor column, packed or not, as one array (n, …) in its stored dtype.
 
     Raises MgvrError for one that holds nulls: what an older schema did not keep has no value to stand for it.
     """
@@ -80,18 +96,31 @@ def tensor_column(table: pa.Table, name: str) -> NDArray[Any]:
             f"{name} is missing in {column.null_count} of {len(column)} videos: an older version of mgvr encoded them "
             "and did not keep it. Encode the corpus again, into another --out"
         )
-    if column.num_chunks == 1:
-        return np.asarray(column.chunk(0).to_numpy_ndarray())
-    shape = column.type.shape
-    parts = [chunk.to_numpy_ndarray() for chunk in column.chunks]
-    return np.concatenate(parts) if parts else np.zeros((0, *shape), column.type.value_type.to_pandas_dtype())
+    dtype, shape = _tensor(table.schema.field(name))
+    parts = [_array(chunk, dtype, shape) for chunk in column.chunks]
+    if len(parts) == 1:
+        return parts[0]
+    return np.concatenate(parts) if parts else np.zeros((0, *shape), dtype)
 
 
 def shape_of(schema: pa.Schema) -> FeatureShape:
     """The sizes of a feature schema."""
-    F, D = schema.field("frames").type.shape
-    patches = schema.field("patches").type.shape[1] if "patches" in schema.names else 0
+    frames = schema.field("frames")
+    F, width = _tensor(frames)[1]
+    D = _tensor(schema.field("video"))[1][0] if _is_packed(frames) else width  # a code may be narrower
+    patches = _tensor(schema.field("patches"))[1][1] if "patches" in schema.names else 0
     return FeatureShape(frames=F, dim=D, patches=patches)
+
+
+def evidence_bytes(schema: pa.Schema) -> tuple[int, int]:
+    """Bytes of a video that a search reads: of its coarse vector, and of what the rerank and its bounds read."""
+    sizes = {}
+    for field in schema:
+        if _is_packed(field) or isinstance(field.type, pa.FixedShapeTensorType):
+            dtype, shape = _tensor(field)
+            sizes[field.name] = dtype.itemsize * int(np.prod(shape))
+    coarse = sizes.pop("video")
+    return coarse, sum(size for name, size in sizes.items() if name not in _NOT_SEARCHED)
 
 
 def upgrade(table: pa.Table, columns: Sequence[str] | None = None, whole: pa.Schema | None = None) -> pa.Table:
@@ -147,14 +176,41 @@ def _nulls(n: int, kind: pa.DataType) -> pa.Array:
     return pa.nulls(n, kind)
 
 
+def _packed_field(name: str, dtype: str, shape: tuple[int, ...]) -> pa.Field:
+    width = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    return pa.field(name, pa.binary(width), nullable=False, metadata={_DTYPE_KEY: dtype, _SHAPE_KEY: json.dumps(shape)})
+
+
+def _is_packed(field: pa.Field) -> bool:
+    return pa.types.is_fixed_size_binary(field.type) and _SHAPE_KEY in (field.metadata or {})
+
+
+def _tensor(field: pa.Field) -> tuple[np.dtype[Any], tuple[int, ...]]:
+    """What a column's values are: dtype and shape. Raises AttributeError for a column of no tensors."""
+    if _is_packed(field):
+        return np.dtype(field.metadata[_DTYPE_KEY].decode()), tuple(json.loads(field.metadata[_SHAPE_KEY]))
+    return np.dtype(field.type.value_type.to_pandas_dtype()), tuple(field.type.shape)
+
+
+def _array(chunk: pa.Array, dtype: np.dtype[Any], shape: tuple[int, ...]) -> NDArray[Any]:
+    if isinstance(chunk, pa.ExtensionArray):
+        return np.asarray(chunk.to_numpy_ndarray())
+    first = chunk.offset * int(np.prod(shape))
+    values = np.frombuffer(chunk.buffers()[1] or b"", dtype)
+    return values[first : first + len(chunk) * int(np.prod(shape))].reshape(len(chunk), *shape)
+
+
 def _to_arrow(values: Any, field: pa.Field) -> pa.Array:
-    if not isinstance(field.type, pa.FixedShapeTensorType):
+    if not (_is_packed(field) or isinstance(field.type, pa.FixedShapeTensorType)):
         return pa.array(list(values), type=field.type)
-    stored = np.ascontiguousarray(values, dtype=field.type.value_type.to_pandas_dtype())
-    if stored.shape[1:] != tuple(field.type.shape):
-        raise ValueError(f"column {field.name} has shape {stored.shape[1:]}, the schema wants {field.type.shape}")
-    if field.name != "timestamps" and not np.isfinite(stored).all():  # there NaN is padding
+    dtype, shape = _tensor(field)
+    stored = np.ascontiguousarray(values, dtype=dtype)
+    if stored.shape[1:] != shape:
+        raise ValueError(f"column {field.name} has shape {stored.shape[1:]}, the schema wants {list(shape)}")
+    if field.name not in _MAY_BE_NAN and not np.isfinite(stored).all():
         raise ValueError(f"column {field.name} holds NaN or infinity")
+    if _is_packed(field):
+        return pa.Array.from_buffers(field.type, len(stored), [None, pa.py_buffer(stored)])
     flat = pa.array(stored.reshape(-1), type=field.type.value_type)
     width = int(np.prod(stored.shape[1:]))
     return pa.ExtensionArray.from_storage(field.type, pa.FixedSizeListArray.from_arrays(flat, width))

@@ -10,10 +10,13 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from mgvr_core.errors import MgvrError
-from mgvr_core.features import contents
+from mgvr_core.features import codec, contents
+from mgvr_core.features.codec import Codec
 from mgvr_core.features.contents import Contents, Key, Place, ShardInfo, Source
+from mgvr_core.features.layout import CodecConfig, coding_of
 from mgvr_core.features.schema import fingerprint_of, upgrade
 from mgvr_core.identity import Fingerprint
 from mgvr_core.storage import Storage
@@ -101,6 +104,23 @@ class Snapshot:
         with self._reading(path):
             return self.storage.read_schema(path)
 
+    def codec(self) -> Codec | None:
+        """How the fine features are coded; None: they are not.
+
+        Raises MgvrError where the codebooks can't be read or are not those that the fingerprint names.
+        """
+        coding = coding_of(self.fingerprint)
+        if coding is None:
+            return None
+        if coding["codebooks"] is None:
+            return Codec(CodecConfig(values=coding["values"], tokens=coding["tokens"]))
+        name = codebooks_name(coding["codebooks"])
+        with self._reading(name):
+            found = codec.load(self.storage.read(name), f"{self.url}/{name}")
+        if found.digest != coding["codebooks"]:
+            raise MgvrError(f"{self.url}/{name} has been changed: nothing that is coded with it can be read")
+        return found
+
     def tables(self, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
         """All shards in order, one at a time."""
         return (self.read_shard(shard, columns) for shard in self.shards)
@@ -136,6 +156,17 @@ class Snapshot:
             tables = [_upgrade_failures(table, self.created) for table in tables]
         return pa.concat_tables(tables) if tables else contents.FAILURE_SCHEMA.empty_table()
 
+    def places(self) -> pa.Table:
+        """Where each video lies that has features, and in which row of which file: columns uri, shard, row.
+
+        Several uris of one place are exact duplicates; the first is first in the order of the listing.
+        """
+        if self.sources_file is not None:
+            table = self._table(self.sources_file).select(["uri", "shard", "row"])
+        else:
+            table = contents.source_table(self.sources().values()).select(["uri", "shard", "row"])
+        return table.filter(pc.is_valid(table["shard"]))
+
     @cached_property
     def uris(self) -> dict[str, list[str]]:
         """Where each video lies, by id: one uri, or several of exact duplicates."""
@@ -152,7 +183,9 @@ class Snapshot:
     def files(self) -> set[str]:
         """Names of all files that this version needs."""
         tables = [info.path for info in (self.sources_file, *self.failure_files) if info is not None]
-        return {shard.path for shard in self.shards} | set(tables) | {snapshot_name(self.number)}
+        coding = coding_of(self.fingerprint) or {}
+        books = [codebooks_name(digest)] if (digest := coding.get("codebooks")) else []
+        return {shard.path for shard in self.shards} | {*tables, *books, snapshot_name(self.number)}
 
     def _table(self, info: FileInfo) -> pa.Table:
         with self._reading(info.path):
@@ -169,6 +202,11 @@ class Snapshot:
 def snapshot_name(number: int) -> str:
     """The file of a snapshot, relative to the set."""
     return f"snapshots/{number:08d}.json"
+
+
+def codebooks_name(digest: str) -> str:
+    """The file of codebooks with a SHA-256, relative to the set."""
+    return f"codebooks/{digest[:24]}.safetensors"
 
 
 _V1_COLUMNS = ("id", "uri", "content_hash", "start", "end")

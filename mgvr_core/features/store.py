@@ -2,6 +2,7 @@
 
     shards/<hash>-<chance>.parquet   rows
     corpus/<hash>-<chance>.parquet   which videos are listed and where their features are; which have failed, and why
+    codebooks/<hash>.safetensors     of a set that is coded with some; they stay as long as the set does
     snapshots/00000001.json          the shards, sources and failures that make up version 1; empty once gc removed it
     pending/<hash>.json              work that is done and not yet part of a snapshot: a run that was killed finds it
     landing/, leaving/               what a commit or a gc is just doing (see `notices`)
@@ -31,13 +32,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mgvr_core.errors import JobError, MgvrError
-from mgvr_core.features import contents, pending, rubbish
+from mgvr_core.features import codec, contents, pending, rubbish
+from mgvr_core.features.codec import Codec
 from mgvr_core.features.contents import Change, Contents, Failure, Place, ShardInfo
 from mgvr_core.features.notices import notice, notices
 from mgvr_core.features.pending import Pending
 from mgvr_core.features.rubbish import Rubbish
 from mgvr_core.features.schema import SCHEMA_VERSION, upgrade, upgraded
-from mgvr_core.features.snapshot import FORMAT_VERSION, FileInfo, Snapshot, snapshot_name
+from mgvr_core.features.snapshot import FORMAT_VERSION, FileInfo, Snapshot, codebooks_name, snapshot_name
 from mgvr_core.identity import Fingerprint, hash_file
 from mgvr_core.storage import Entry, Storage, open_storage
 
@@ -59,6 +61,16 @@ class FeatureStore:
     def write_shard(self, table: pa.Table) -> ShardInfo:
         """Store feature rows as a shard that no snapshot names yet."""
         return ShardInfo(*self._write(table, "shards"))
+
+    def write_codebooks(self, made_with: Codec) -> None:
+        """Store the codebooks of a codec that has any: before the first shard, which nobody could read without."""
+        if made_with.digest:
+            self.storage.put(codebooks_name(made_with.digest), made_with.file)
+
+    def codebooks(self) -> list[Codec]:
+        """The codecs whose codebooks lie in the set, a killed run's among them."""
+        entries = self.storage.entries("codebooks")
+        return [codec.load(self.storage.read(entry.name), f"{self.url}/{entry.name}") for entry in entries]
 
     def record(
         self,

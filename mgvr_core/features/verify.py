@@ -8,17 +8,25 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
+import torch
 
 from mgvr_core.errors import MgvrError
 from mgvr_core.features import contents
+from mgvr_core.features.codec import Codec
 from mgvr_core.features.contents import Contents, Place, ShardInfo
-from mgvr_core.features.schema import FeatureShape, feature_schema, shape_of, tensor_column
+from mgvr_core.features.layout import PARTS, coding_of
+from mgvr_core.features.reach import reach
+from mgvr_core.features.schema import FeatureShape, feature_schema, fingerprint_of, shape_of, tensor_column
 from mgvr_core.features.snapshot import Snapshot
 from mgvr_core.identity import hash_file
 from mgvr_core.storage import LocalStorage
 
 _NORM_ATOL = 5e-3
 """Unit vectors in half precision: 2^-11 an element, and bfloat16 towers before that."""
+
+
+_REACH_ATOL = 1e-5
+"""Reach comes out anew but for the rounding of sums: this is a check for what lies in the file, not for the bound."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +42,8 @@ class Findings:
 def verify(snapshot: Snapshot, report: Callable[[int], None] = lambda rows: None) -> Findings:
     """Hashes, schema, fingerprint, unique ids, finite numbers, lengths, and that sources and rows belong together.
 
+    Of a coded set also that its codebooks are there and its tokens as far from the coarse vectors as it says.
+
     `report` is called with the number of rows after each shard.
     """
     problems: list[str] = []
@@ -45,6 +55,11 @@ def verify(snapshot: Snapshot, report: Callable[[int], None] = lambda rows: None
         whole = snapshot.contents()
         owners = _owners(whole)
         contents.require_known(whole)
+    except MgvrError as error:
+        problems.append(str(error))
+    codec = None
+    try:
+        codec = snapshot.codec()
     except MgvrError as error:
         problems.append(str(error))
     seen: dict[str, str] = {}
@@ -64,6 +79,8 @@ def verify(snapshot: Snapshot, report: Callable[[int], None] = lambda rows: None
             continue
         shape = shape_of(table.schema)
         problems += _feature_problems(shard, table)
+        if codec is not None:
+            problems += _code_problems(shard, table, codec)
         live = np.setdiff1d(np.arange(shard.rows), shard.removed).tolist()
         for row, name, digest in zip(live, table["id"].to_pylist(), table["content_hash"].to_pylist(), strict=True):
             if name in seen:
@@ -134,7 +151,8 @@ def _feature_problems(shard: ShardInfo, table: pa.Table) -> Iterator[str]:
     mask = tensor_column(table, "mask").astype(bool)  # (n, F)
     if not mask.any(axis=1).all():
         yield f"{shard.path}: {names[int((~mask.any(axis=1)).argmax())]} has no frame"
-    for column in ("video", "frames", "temporal", "patches"):
+    plain = coding_of(fingerprint_of(table.schema, shard.path)) is None
+    for column in ("video", "frames", "temporal", "patches") if plain else ("video",):
         if column not in table.schema.names:
             continue
         values = tensor_column(table, column).astype(np.float32)
@@ -152,3 +170,29 @@ def _feature_problems(shard: ShardInfo, table: pa.Table) -> Iterator[str]:
     bad = ~(np.isfinite(lengths) & ((lengths > 0) | ~mask[known])).all(axis=1)
     if bad.any():
         yield f"{shard.path}: frame_norms of {names[int(np.flatnonzero(known)[bad.argmax()])]} holds what is no length"
+
+
+def _code_problems(shard: ShardInfo, table: pa.Table, codec: Codec) -> Iterator[str]:
+    """Whether tokens are as far from the coarse vectors as the set says, which proofs of a search rest on."""
+    if not len(table):
+        return
+    names = table["id"].to_pylist()
+    said = tensor_column(table, "reach")  # (n, 3, 3)
+    video = torch.from_numpy(tensor_column(table, "video").copy())
+    mask = torch.from_numpy(tensor_column(table, "mask").astype(bool))  # (n, F)
+    for number, part in enumerate(PARTS):
+        if part not in table.schema.names:
+            continue
+        columns = {name: tensor_column(table, name) for name in codec.columns_of(part)}
+        valid = mask
+        if "patch_counts" in columns:
+            valid = torch.from_numpy(columns["patch_counts"].astype(np.int64)).flatten(1) > 0  # (n, F * K)
+        elif part == "patches":
+            valid = mask.repeat_interleave(columns[part].shape[2], dim=1)  # (n, F * P)
+        for row, name in enumerate(names):
+            one = slice(row, row + 1)
+            tokens = codec.decode(part, {name: values[one] for name, values in columns.items()})
+            found = reach(video[one], tokens, valid[one])[0].numpy()
+            if not np.allclose(found, said[row, number], rtol=0, atol=_REACH_ATOL):  # NaN is no reach
+                yield f"{shard.path}: reach of {part} of {name} is not that of its tokens"
+                break

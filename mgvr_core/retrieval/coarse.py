@@ -1,15 +1,18 @@
-"""Stage 1: the k best items of every query by the coarse score (docs/method.md, section 4)."""
+"""Stage 1: the k best items of every query by the coarse score, block by block (docs/method.md, section 4)."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-_BLOCK = 1024
-"""Queries whose scores against all items are held at once when positions are counted."""
+_QUERIES, _ITEMS = 1024, 16384
+"""Scores that are held at once when items are counted."""
+_ROUNDING = 2.0**-21
+"""Scores that differ by less, of a query of unit length, are one: a product's last bits hang on what is beside it."""
 
 
 @dataclass(frozen=True)
@@ -17,30 +20,101 @@ class Candidates:
     """The k best items of Q queries, best first; equal scores by the item's index."""
 
     index: NDArray[np.int64]
-    """(Q, k) rows of the searched items."""
+    """(Q, k) items by their place in the order of ids."""
     score: NDArray[np.float32]
     """(Q, k) coarse scores."""
 
+    def __getitem__(self, rows: slice | NDArray[np.int64]) -> Candidates:
+        """Those of some queries."""
+        return Candidates(self.index[rows], self.score[rows])
+
 
 def search(queries: NDArray[np.float32], items: NDArray[np.float32], k: int) -> Candidates:
-    """Exact inner-product search: queries (Q, D), items (N, D), k at most N.
+    """Exact inner-product search: queries (Q, D), items (N, D) in the order of their ids, k at most N."""
+    return search_block(queries, items, np.arange(len(items)), k)
 
-    Inner product, not cosine: a query q = t^ W is not of unit length. Items must be in the order of their ids, so that
-    equal scores come out in the order of ids.
+
+def search_block(
+    queries: NDArray[np.float32], items: NDArray[np.float32], order: NDArray[np.int64], k: int
+) -> Candidates:
+    """Exact search of one block: queries (Q, D), items (n, D), each with its place in the order of all ids, (n,).
+
+    Inner product, not cosine: a query q = t^ W is not of unit length. faiss multiplies block by block and keeps the
+    best as it goes; which of those that tie it keeps is its own affair, so the last place is settled here, by id.
     """
-    index = faiss.IndexFlatIP(items.shape[1])
-    index.add(np.ascontiguousarray(items))
     k = min(k, len(items))
     # One more than wanted tells whether the last place is contested.
-    score, found = index.search(np.ascontiguousarray(queries), min(k + 1, len(items)))
-    order = np.lexsort((found, -score))  # by score, best first, then by index
-    found, score = np.take_along_axis(found, order, axis=1), np.take_along_axis(score, order, axis=1)
-    for row in np.flatnonzero(score[:, k - 1] == score[:, k]) if k < len(items) else ():
-        # faiss keeps whichever it likes of those that tie for the last place; the lowest indices are wanted.
-        exact = items @ queries[row]  # (N,)
-        found[row, :k] = np.argsort(-exact, kind="stable")[:k]
-        score[row, :k] = exact[found[row, :k]]
-    return Candidates(found[:, :k], score[:, :k])
+    score, row = faiss.knn(
+        np.ascontiguousarray(queries),
+        np.ascontiguousarray(items),
+        min(k + 1, len(items)),
+        metric=faiss.METRIC_INNER_PRODUCT,
+    )
+    found = _sorted(order[row], score)
+    if k == len(items):
+        return found
+    contested = np.flatnonzero(found.score[:, k - 1] == found.score[:, k])
+    for begin in range(0, len(contested), _QUERIES):
+        rows = contested[begin : begin + _QUERIES]
+        exact = queries[rows] @ items.T  # (B, n)
+        best = np.lexsort((np.broadcast_to(order, exact.shape), -exact))[:, :k]
+        found.index[rows, :k] = order[best]
+        found.score[rows, :k] = np.take_along_axis(exact, best, axis=1)
+    return Candidates(found.index[:, :k], found.score[:, :k])
+
+
+def merge(parts: Sequence[Candidates], k: int) -> Candidates:
+    """The k best of what several blocks have found for the same queries."""
+    found = _sorted(
+        np.concatenate([part.index for part in parts], axis=1), np.concatenate([part.score for part in parts], axis=1)
+    )
+    return Candidates(found.index[:, :k], found.score[:, :k])
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Where M items stand among all, by their own scores: (M,) each."""
+
+    above: NDArray[np.int64]
+    level: NDArray[np.int64]
+    """The item itself among them."""
+
+    def __add__(self, other: Standing) -> Standing:
+        """Of two blocks together."""
+        return Standing(self.above + other.above, self.level + other.level)
+
+
+def standing(queries: NDArray[np.float32], items: NDArray[np.float32], truth: NDArray[np.float32]) -> Standing:
+    """How many items have more than a score, and how many the same: queries (M, D), items (n, D), truth (M,).
+
+    Scores that differ by rounding alone are the same.
+    """
+    above, level = np.zeros(len(queries), np.int64), np.zeros(len(queries), np.int64)
+    low, high = _around(queries, truth)
+    for row in range(0, len(queries), _QUERIES):
+        mine = slice(row, row + _QUERIES)
+        for begin in range(0, len(items), _ITEMS):
+            scores = queries[mine] @ items[begin : begin + _ITEMS].T  # (B, n)
+            better = np.count_nonzero(scores > high[mine], axis=1)
+            above[mine] += better
+            level[mine] += np.count_nonzero(scores >= low[mine], axis=1) - better
+    return Standing(above, level)
+
+
+def behind(
+    candidates: NDArray[np.float32], queries: NDArray[np.float32], truth: NDArray[np.float32], among: Standing
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Where items stand that are *not* among their query's candidates: items before each, and others tied with it.
+
+    candidates: the candidates' scores (M, k). `among` is the item's standing among all items. All candidates stand
+    before it: one with the same score by the order of ids, one with a lower score because an approximate index found
+    it and not the other.
+    """
+    low, high = _around(queries, truth)
+    better = np.count_nonzero(candidates > high, axis=1)
+    level = np.count_nonzero(candidates >= low, axis=1) - better
+    k = candidates.shape[1]
+    return k + np.maximum(among.above - better, 0), np.maximum(among.level - 1 - level, 0)
 
 
 def positions_behind(
@@ -50,22 +124,21 @@ def positions_behind(
     query: NDArray[np.int64],
     item: NDArray[np.int64],
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Where items that stage 1 did *not* recall stand in the order of coarse scores, behind the candidates.
+    """`behind` of pairs whose items are all in memory: item[m] is not a candidate of query[m], both (M,)."""
+    asked = queries[query]  # (M, D)
+    truth = np.einsum("md,md->m", asked, items[item])
+    return behind(candidates.score[query], asked, truth, standing(asked, items, truth))
 
-    Of pair m, `item[m]` is not a candidate of `query[m]`. Returns how many items stand strictly before it (all
-    candidates among them) and how many others are tied with it, each (M,).
-    """
-    better = np.zeros(len(query), np.int64)
-    tied = np.zeros(len(query), np.int64)
-    wanted = np.unique(query)
-    for begin in range(0, len(wanted), _BLOCK):
-        block = wanted[begin : begin + _BLOCK]
-        scores = queries[block] @ items.T  # (B, N)
-        # Candidates stand before by the rule of docs/method.md, section 4, whatever rounding says of their scores here.
-        np.put_along_axis(scores, candidates.index[block], -np.inf, axis=1)
-        mine = np.flatnonzero(np.isin(query, block))
-        rows = scores[np.searchsorted(block, query[mine])]  # (m, N)
-        truth = np.take_along_axis(rows, item[mine, None], axis=1)
-        better[mine] = candidates.index.shape[1] + (rows > truth).sum(axis=1)
-        tied[mine] = (rows == truth).sum(axis=1) - 1
-    return better, tied
+
+def _around(
+    queries: NDArray[np.float32], truth: NDArray[np.float32]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """The least and the largest score (M, 1) that counts as the same as `truth` (M,)."""
+    slack = _ROUNDING * np.maximum(np.linalg.norm(queries, axis=1), 1)
+    return (truth - slack)[:, None].astype(np.float32), (truth + slack)[:, None].astype(np.float32)
+
+
+def _sorted(index: NDArray[np.int64], score: NDArray[np.float32]) -> Candidates:
+    """Lists (Q, n) by score, best first, then by index."""
+    order = np.lexsort((index, -score))
+    return Candidates(np.take_along_axis(index, order, axis=1), np.take_along_axis(score, order, axis=1))

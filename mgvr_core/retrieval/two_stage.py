@@ -18,10 +18,10 @@ class Ranking:
     """
 
     index: NDArray[np.int64]
-    score: NDArray[np.float32]
+    score: NDArray[np.floating]
     """The fused scores after a rerank, the coarse ones before."""
     coarse_rank: NDArray[np.int64]
-    """Each candidate's place in stage 1, from 1."""
+    """Each candidate's place in stage 1, from 1; 0 for a video that only the certificate has brought in."""
 
 
 def coarse_ranking(candidates: Candidates) -> Ranking:
@@ -37,6 +37,30 @@ def reranked(candidates: Candidates, fused: NDArray[np.float32]) -> Ranking:
     return Ranking(*(np.take_along_axis(part, order, axis=1) for part in (candidates.index, fused, places)))
 
 
+def certified_ranking(candidates: Candidates, index: NDArray[np.int64], score: NDArray[np.float32]) -> Ranking:
+    """A final list (Q, k) that is already in order, and may hold videos that stage 1 did not recall."""
+    same = index[:, :, None] == candidates.index[:, None, :]  # (Q, k, k)
+    return Ranking(index, score, np.where(same.any(axis=2), same.argmax(axis=2) + 1, 0))
+
+
+def places(
+    ranking: Ranking, query: NDArray[np.int64], item: NDArray[np.int64]
+) -> tuple[NDArray[np.bool_], NDArray[np.int64], NDArray[np.int64]]:
+    """For right answers (query[m], item[m]): whether each is listed, listed items strictly before it, and tied with it.
+
+    All (M,); the counts of one that is not listed are 0.
+    """
+    better, tied = np.zeros(len(query), np.int64), np.zeros(len(query), np.int64)
+    hit = ranking.index[query] == item[:, None]  # (M, k)
+    listed = hit.any(axis=1)
+    mine = np.flatnonzero(listed)
+    scores = ranking.score[query[mine]]  # (m, k)
+    truth = scores[hit[mine]][:, None]
+    better[mine] = (scores > truth).sum(axis=1)
+    tied[mine] = (scores == truth).sum(axis=1) - 1
+    return listed, better, tied
+
+
 def positions(
     ranking: Ranking,
     candidates: Candidates,
@@ -50,16 +74,8 @@ def positions(
     `queries` (Q, D) and `items` (N, D) are those that stage 1 searched: an answer beyond the candidates has its place
     by the coarse score.
     """
-    better = np.empty(len(query), np.int64)
-    tied = np.empty(len(query), np.int64)
-    hit = ranking.index[query] == item[:, None]  # (M, k)
-    recalled = hit.any(axis=1)
-    mine = np.flatnonzero(recalled)
-    scores = ranking.score[query[mine]]  # (m, k)
-    truth = scores[hit[mine]][:, None]
-    better[mine] = (scores > truth).sum(axis=1)
-    tied[mine] = (scores == truth).sum(axis=1) - 1
-    rest = np.flatnonzero(~recalled)
+    listed, better, tied = places(ranking, query, item)
+    rest = np.flatnonzero(~listed)
     better[rest], tied[rest] = positions_behind(queries, items, candidates, query[rest], item[rest])
     return better, tied
 

@@ -14,12 +14,18 @@ def frame_weak(text: Tensor, frames: Tensor, mask: Tensor, mixing: Tensor | None
     U is applied from the right, to the row of weights, and may hand weight to padded frames: that weight is dropped,
     because padded frames take part in nothing.
     """
-    similarity = frame_similarity(text, frames)  # (T, V, F)
+    return frame_weak_of(frame_similarity(text, frames), mask, mixing)
+
+
+def frame_weak_of(similarity: Tensor, mask: Tensor | None, mixing: Tensor | None) -> Tensor:
+    """The score from similarities (..., F), mask broadcastable to them or None, mixing (F, F) or None -> (...)."""
     attention = masked_softmax(similarity, mask, WEAK_TEMPERATURE)
     if mixing is not None:
         attention = attention @ mixing
-    # A padded frame counts as similarity 0, which drops whatever weight it has.
-    return (attention * similarity.masked_fill(~mask, 0.0)).sum(dim=-1)
+    if mask is not None:
+        # A padded frame counts as similarity 0, which drops whatever weight it has.
+        similarity = similarity.masked_fill(~mask, 0.0)
+    return (attention * similarity).sum(dim=-1)
 
 
 def multiply_adds(frames: int, dim: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from mgvr_core.scoring.weights import WEAK_TEMPERATURE, masked_softmax, patch_mask, patch_similarity
@@ -14,8 +15,21 @@ def patch_weak(text: Tensor, patches: Tensor, mask: Tensor) -> Tensor:
     """
     valid = patch_mask(mask, patches.shape[2])  # (V, F*P)
     similarity = patch_similarity(text, patches)  # (T, V, F*P)
-    attention = masked_softmax(similarity, valid, WEAK_TEMPERATURE)
-    return (attention * similarity.masked_fill(~valid, 0.0)).sum(dim=-1)
+    return patch_weak_of(similarity, patch_attention(similarity, valid))
+
+
+def patch_attention(similarity: Tensor, valid: Tensor | None, counts: Tensor | None = None) -> Tensor:
+    """b, the weights of a video's patches for a text, which tib_patch shares: similarities (..., N) -> (..., N).
+
+    valid and counts broadcastable to them: which patches there are (None: all), and how many each stands for.
+    """
+    return masked_softmax(similarity, valid, WEAK_TEMPERATURE, counts)
+
+
+def patch_weak_of(similarity: Tensor, attention: Tensor) -> Tensor:
+    """sum_k b_k x_k of similarities and their weights, both (..., N) -> (...). What is not valid has no weight."""
+    score: Tensor = torch.linalg.vecdot(attention, similarity)
+    return score
 
 
 def multiply_adds(frames: int, patches: int, dim: int) -> int:

@@ -10,11 +10,13 @@ In training the gate of a video comes from its *own* caption, so that every text
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-_TINY = 1e-12
+from mgvr_core.products import product
+
+TINY_NORM = 1e-6
+"""The least length that a gated vector is divided by."""
 
 
 def gram(values: Tensor) -> Tensor:
@@ -26,9 +28,9 @@ def gated_score(attention: Tensor, similarity: Tensor, gram_matrix: Tensor) -> T
     """(sum_n c_n x_n) / sqrt(c' G c): attention c and similarity x (T, V, N), G (V, N, N) -> (T, V)."""
     numerator = (attention * similarity).sum(dim=-1)
     # (V, T, N) @ (V, N, N) -> (V, T, N): one matrix product a video for all of its texts.
-    mixed = torch.bmm(attention.transpose(0, 1), gram_matrix).transpose(0, 1)
+    mixed = product(attention.transpose(0, 1), gram_matrix).transpose(0, 1)  # G is its own transpose
     norm_squared = (mixed * attention).sum(dim=-1)
-    return numerator / norm_squared.clamp_min(_TINY).sqrt()
+    return numerator / norm_squared.clamp_min(TINY_NORM**2).sqrt()
 
 
 def gated_vector(attention: Tensor, values: Tensor) -> Tensor:

@@ -14,8 +14,12 @@ def tib_frame(text: Tensor, frames: Tensor, temporal: Tensor, mask: Tensor) -> T
 
     docs/method.md, section 2, evaluation. text (T, D), frames f^ and temporal g^ (V, F, D), mask (V, F) bool -> (T, V).
     """
-    attention = masked_softmax(frame_similarity(text, frames), mask, TIB_FRAME_TEMPERATURE)  # (T, V, F)
-    return gated_score(attention, frame_similarity(text, temporal), gram(temporal))
+    return tib_frame_of(frame_similarity(text, frames), frame_similarity(text, temporal), mask, gram(temporal))
+
+
+def tib_frame_of(frames: Tensor, temporal: Tensor, mask: Tensor | None, gram_matrix: Tensor) -> Tensor:
+    """From similarities with both kinds of frames, (T, V, F) each, mask (V, F) or None, G (V, F, F) -> (T, V)."""
+    return gated_score(masked_softmax(frames, mask, TIB_FRAME_TEMPERATURE), temporal, gram_matrix)
 
 
 def tib_frame_vector(own_text: Tensor, frames: Tensor, temporal: Tensor, mask: Tensor) -> Tensor:

@@ -11,12 +11,19 @@ TIB_FRAME_TEMPERATURE = 0.1
 """Temperature of the TIB frame gate (released model)."""
 
 
-def masked_softmax(similarity: Tensor, mask: Tensor, temperature: float) -> Tensor:
+def masked_softmax(similarity: Tensor, mask: Tensor | None, temperature: float, counts: Tensor | None = None) -> Tensor:
     """softmax(similarity / temperature) over the last axis, zero wherever `mask` is False.
 
-    similarity (..., N) float, mask broadcastable to it, bool. A row without one valid entry gives zeros, not NaN.
+    similarity (..., N) float, mask broadcastable to it, bool, or None where all is valid. A row without one valid entry
+    gives zeros, not NaN. counts, as broadcastable: how many tokens an entry stands for; its weight is that of as many
+    equal ones, proportional to count * exp(similarity / temperature). A valid entry's count is not 0.
     """
-    logits = (similarity / temperature).masked_fill(~mask, float("-inf"))
+    logits = similarity / temperature
+    if counts is not None:
+        logits = logits + counts.log()
+    if mask is None:
+        return torch.softmax(logits, dim=-1)
+    logits = logits.masked_fill(~mask, float("-inf"))
     # A fully masked row would be softmax of nothing: subtracting its -inf maximum gives NaN.
     logits = logits.masked_fill(~mask.any(dim=-1, keepdim=True), 0.0)
     return torch.softmax(logits, dim=-1).masked_fill(~mask, 0.0)

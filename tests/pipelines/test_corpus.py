@@ -22,7 +22,7 @@ from pipelines.encode import EncodeConfig, about, prepare
 
 __all__ = ["made", "mgvr", "options"]
 
-COMMANDS = ("plan", "status", "failures", "retry", "verify", "gc", "drop")
+COMMANDS = ("plan", "status", "failures", "retry", "verify", "recode", "gc", "drop")
 OF_A_SET = COMMANDS[1:]
 
 
@@ -61,7 +61,8 @@ def test_a_folder_that_holds_no_set_is_refused_and_left_alone(
         (folder / "corpus" / "a.mp4").write_text("a video of the user's")
         os.utime(folder / "corpus" / "a.mp4", (0, 0))
     before = everything(tmp_path)
-    told = mgvr(command, "--features", folder, *(["--corpus", "x"] if command == "drop" else []))
+    needed = {"drop": ["--corpus", "x"], "recode": ["--out", tmp_path / "coded", "--codec.values", "fp16"]}
+    told = mgvr(command, "--features", folder, *needed.get(command, []))
     assert told.code == 2
     assert (
         told.err == f"mgvr corpus {command}: {folder} holds no feature set: give what mgvr encode wrote (its --out)\n"

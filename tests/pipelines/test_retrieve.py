@@ -268,7 +268,7 @@ def test_queries_without_right_answers_are_a_plain_search(
     assert report.pool == N - features.shards[0].rows
     assert not (folder / "qrels.trec").exists()
     assert {path.name for path in folder.iterdir()} == {
-        "results.parquet", "run.trec", "report.json", "report.md", "report.html",
+        "results.parquet", "run.trec", "report.json", "report.md", "report.html", "work",
     }  # fmt: skip
     current = {row["id"] for shard in features.shards[1:] for row in features.read_shard(shard, ["id"]).to_pylist()}
     for rows in results(folder).values():

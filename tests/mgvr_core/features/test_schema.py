@@ -235,3 +235,81 @@ def test_an_older_schema_is_no_other_fingerprint(old: pa.Table) -> None:
 @pytest.mark.parametrize("parts", [{"schema": 3}, {"schema": 4}, {"weights": "a"}, {"schema": "1"}])
 def test_a_fingerprint_that_is_not_older_stays_as_it_is(parts: dict[str, object]) -> None:
     assert upgraded(Fingerprint(parts)).parts == parts
+
+
+CODINGS = {
+    "fp16": {"values": "fp16", "tokens": 0, "subvectors": None},
+    "int8": {"values": "int8", "tokens": 0, "subvectors": None},
+    "int8 merged": {"values": "int8", "tokens": 1, "subvectors": None},
+    "pq merged": {"values": "pq", "tokens": 1, "subvectors": 2},
+}
+
+
+@pytest.fixture(params=CODINGS)
+def coded(request: pytest.FixtureRequest) -> pa.Schema:
+    """The schema of a coded set with one or two patch tokens a frame."""
+    coding = {**CODINGS[request.param], "rotate": None, "codebooks": None, "version": 1}
+    return feature_schema(FeatureShape(3, 4, coding["tokens"] or 2), Fingerprint({"weights": "abc", "codec": coding}))
+
+
+def packed_columns(columns: Columns, schema: pa.Schema, n: int = 5, first: int = 0) -> dict[str, Any]:
+    """Rows for a coded schema: numbers that a wrong dtype, shape or offset would not give back."""
+    values, random = columns(n, first), np.random.default_rng(first)
+    for field in schema:
+        if pa.types.is_fixed_size_binary(field.type):
+            dtype, shape = np.dtype(field.metadata[b"mgvr.dtype"].decode()), json.loads(field.metadata[b"mgvr.shape"])
+            values[field.name] = random.integers(0, 100, (n, *shape)).astype(dtype)
+    return values
+
+
+def test_coded_tensors_are_read_as_they_were_written(columns: Columns, coded: pa.Schema, tmp_path: Path) -> None:
+    whole = packed_columns(columns, coded)
+    pq.write_table(build_table(whole, coded), tmp_path / "coded.parquet")
+    read = pq.read_table(tmp_path / "coded.parquet")
+    for field in coded:
+        if not pa.types.is_fixed_size_binary(field.type):
+            continue
+        name = field.name
+        found = tensor_column(read, name)
+        np.testing.assert_array_equal(found, whole[name])
+        assert found.dtype == whole[name].dtype
+        np.testing.assert_array_equal(tensor_column(read.slice(2, 2), name), whole[name][2:4])
+        np.testing.assert_array_equal(tensor_column(read.take(pa.array([4, 0])), name), whole[name][[4, 0]])
+        np.testing.assert_array_equal(tensor_column(read.select([name]), name), whole[name])
+        both = pa.concat_tables([read, build_table(packed_columns(columns, coded, 2, 5), coded)])
+        assert len(tensor_column(both, name)) == 7
+        assert tensor_column(coded.empty_table(), name).shape == (0, *whole[name].shape[1:])
+
+
+def test_a_coded_schema_tells_its_sizes_and_has_every_plain_column(coded: pa.Schema) -> None:
+    tokens = fingerprint_of(coded, "s.parquet").parts["codec"]["tokens"]  # type: ignore[index]
+    assert shape_of(coded) == FeatureShape(3, 4, tokens or 2)
+    assert {*PLAIN, *SHAPES, "reach"} <= set(coded.names)
+    assert len(set(coded.names)) == len(coded.names)
+
+
+def test_anyone_reads_a_coded_column_by_its_metadata(columns: Columns, coded: pa.Schema, tmp_path: Path) -> None:
+    whole = packed_columns(columns, coded)
+    pq.write_table(build_table(whole, coded), tmp_path / "coded.parquet")
+    rows = duckdb.connect().execute("SELECT temporal FROM read_parquet(?)", [str(tmp_path / "coded.parquet")])
+    about = pq.read_schema(tmp_path / "coded.parquet").field("temporal").metadata
+    dtype, shape = about[b"mgvr.dtype"].decode(), json.loads(about[b"mgvr.shape"])
+    found = np.stack([np.frombuffer(row[0], dtype).reshape(shape) for row in rows.fetchall()])
+    np.testing.assert_array_equal(found, whole["temporal"])
+
+
+def test_a_coded_tensor_of_another_shape_or_without_numbers_is_refused(columns: Columns, coded: pa.Schema) -> None:
+    broken = packed_columns(columns, coded)
+    broken["video"] = broken["video"][:, :3]
+    with pytest.raises(ValueError, match=r"column video has shape \(3,\), the schema wants \[4\]"):
+        build_table(broken, coded)
+    broken = packed_columns(columns, coded)
+    broken["video"][1, 2] = np.nan
+    with pytest.raises(ValueError, match="column video holds NaN or infinity"):
+        build_table(broken, coded)
+
+
+def test_a_newer_code_is_refused() -> None:
+    coding = {"values": "int8", "tokens": 0, "subvectors": None, "rotate": None, "codebooks": None, "version": 2}
+    with pytest.raises(MgvrError, match="coded in version 2, this program reads up to 1: use the version"):
+        feature_schema(FeatureShape(3, 4, 2), Fingerprint({"codec": coding}))

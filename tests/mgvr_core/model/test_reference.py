@@ -17,6 +17,7 @@ from torch.nn.functional import normalize
 from mgvr_core.model.eercf import EERCF
 from mgvr_core.model.load import ModelConfig, load_model
 from mgvr_core.retrieval import coarse, two_stage
+from mgvr_core.retrieval.fine import fine_shard
 from mgvr_core.retrieval.rerank import Reranker, score_pairs
 from mgvr_core.scoring.features import VideoFeatures
 from mgvr_core.scoring.fusion import FusionWeights, score_each
@@ -151,7 +152,7 @@ def search(model: EERCF, text: Tensor, videos: VideoFeatures, k: int) -> dict[st
     candidates = coarse.search(queries, items, k)
     reranker = Reranker(FusionWeights(), model.video_projection.detach(), model.frame_mixing.detach())
     rows = np.repeat(np.arange(len(text)), candidates.index.shape[1])
-    scores = score_pairs(reranker, text, as_table(videos), rows, candidates.index.ravel())
+    scores = score_pairs(reranker, reranker.texts(text), fine_shard(as_table(videos)), rows, candidates.index.ravel())
     fused = scores["fused"].reshape(candidates.index.shape)
     matrix = scale * queries @ items.T
     np.put_along_axis(matrix, candidates.index, scale * fused + 100, axis=1)  # how the reference marks a recalled entry

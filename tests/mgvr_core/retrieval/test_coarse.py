@@ -88,6 +88,7 @@ def test_more_queries_than_fit_a_block_are_counted_alike(monkeypatch: pytest.Mon
     query = np.repeat(np.arange(23), 2)[::-1].copy()
     item = np.array([random.choice(np.setdiff1d(np.arange(40), candidates.index[q])) for q in query])
     whole = positions_behind(queries, items, candidates, query, item)
-    monkeypatch.setattr("mgvr_core.retrieval.coarse._BLOCK", 4)
+    monkeypatch.setattr("mgvr_core.retrieval.coarse._QUERIES", 4)
+    monkeypatch.setattr("mgvr_core.retrieval.coarse._ITEMS", 7)
     blocks = positions_behind(queries, items, candidates, query, item)
     assert all(np.array_equal(a, b) for a, b in zip(whole, blocks, strict=True))

@@ -7,13 +7,15 @@ from collections.abc import Callable
 import numpy as np
 import pyarrow as pa
 import torch
+from feature_sets import features_from_table
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from mgvr_core.retrieval import coarse
 from mgvr_core.retrieval.coarse import Candidates
-from mgvr_core.retrieval.rerank import Reranker, features_from_table, score_pairs
+from mgvr_core.retrieval.fine import fine_shard
+from mgvr_core.retrieval.rerank import Reranker, score_pairs
 from mgvr_core.retrieval.two_stage import Ranking, coarse_ranking, positions, reranked, whole_scores
 from mgvr_core.scoring.fusion import FusionWeights, fuse, score_each
 from mgvr_core.scoring.video import project_text
@@ -41,18 +43,15 @@ def test_with_all_videos_as_candidates_the_order_is_that_of_exhaustive_scoring(
         if len(rows):
             video = candidates.index[row, column] - rows[0]
             shard = table.slice(rows[0], len(rows))
-            fused[row, column] = score_pairs(ranker, text, shard, row, video)["fused"]
+            fused[row, column] = score_pairs(ranker, ranker.texts(text), fine_shard(shard), row, video)["fused"]
     ranking = reranked(candidates, fused)
 
-    exhaustive = torch.cat(
-        [
-            fuse(score_each(text, features_from_table(table.slice(v, 1)), W, U, ranker.weights), ranker.weights)
-            for v in range(V)
-        ],
-        dim=1,
-    ).numpy()
+    every = np.repeat(np.arange(T), V), np.tile(np.arange(V), T)
+    exhaustive = score_pairs(ranker, ranker.texts(text), fine_shard(table), *every)["fused"].reshape(T, V)
     assert np.array_equal(ranking.score, np.take_along_axis(exhaustive, ranking.index, axis=1))
     assert np.array_equal(ranking.index, np.argsort(-exhaustive, axis=1, kind="stable"))
+    plain = fuse(score_each(text, everything, W, U, ranker.weights), ranker.weights)  # by the formulas, pair by pair
+    np.testing.assert_allclose(exhaustive, plain.numpy(), atol=1e-5)
 
 
 def brute_force(

@@ -1,0 +1,280 @@
+"""Both stages spread over the cluster: every worker searches and reranks the shards that are its own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import faiss
+import numpy as np
+import ray
+import torch
+from numpy.typing import NDArray
+from pydantic import Field
+
+from mgvr_core.config import Section
+from mgvr_core.errors import MgvrError
+from mgvr_core.features.schema import shape_of
+from mgvr_core.features.snapshot import Snapshot
+from mgvr_core.retrieval.certify import Promising, together
+from mgvr_core.retrieval.coarse import Candidates, Standing, merge
+from mgvr_core.retrieval.index import IndexConfig, build, load, save, search
+from mgvr_core.retrieval.part import Pairs, Part
+from mgvr_core.retrieval.rerank import Reranker
+from pipelines.models import ComputeConfig
+from pipelines.pool import Pool
+from pipelines.runtime import available_cores, cluster_cpus
+
+_RETRIES = 3
+"""A worker whose machine goes reads its shards again on another."""
+
+
+class SearchConfig(Section):
+    """How the search is spread."""
+
+    workers: int | None = Field(
+        None, gt=0, description="processes that search, each its own shards; none: one for every `threads` cores"
+    )
+    threads: int = Field(1, gt=0, description="CPU threads of each")
+    memory_gb: float = Field(
+        2.0, ge=0, description="coarse vectors that each keeps in memory; what is beyond is read again for every block"
+    )
+    index: IndexConfig | None = Field(
+        None, description="an approximate index for stage 1, kept in OUT/index; none: exact inner products"
+    )
+    queries_at_once: int = Field(
+        16384, gt=0, description="distinct texts of a block: the features are read once a block, and a kill costs one"
+    )
+
+    def worker_count(self, gpus: int) -> int:
+        """Processes on the connected cluster."""
+        if self.workers is not None:
+            return self.workers
+        if gpus:
+            return max(1, int(ray.cluster_resources().get("GPU", 1)))  # type: ignore[no-untyped-call]
+        # A small machine has more logical CPUs than cores (runtime.cluster).
+        cores = available_cores() if len(ray.nodes()) == 1 else cluster_cpus()  # type: ignore[no-untyped-call]
+        return max(1, cores // self.threads)
+
+
+class Crew:
+    """The workers that hold a pool."""
+
+    def __init__(self, snapshot: Snapshot, pool: Pool, config: SearchConfig, compute: ComputeConfig) -> None:
+        shards = _shares(pool, config.worker_count(compute.gpus))
+        options = {
+            "num_cpus": 0 if compute.gpus else config.threads,
+            "num_gpus": compute.gpus,
+            "max_restarts": _RETRIES,
+            "max_task_retries": _RETRIES,
+        }
+        self._snapshot, self._options, self._threads = ray.put(snapshot), options, config.threads
+        keep = int(config.memory_gb * 2**30)
+        self._pool = pool
+        self._workers = [
+            _Worker.options(**options).remote(  # type: ignore[attr-defined]
+                self._snapshot,
+                {number: pool.order[number] for number in share},
+                keep,
+                compute.torch_device().type,
+                config.threads,
+            )
+            for share in shards
+        ]
+        self._index: Any = None
+        ray.get([worker.ready.remote() for worker in self._workers])
+        self._owner = {number: worker for worker, share in enumerate(shards) for number in share}
+
+    def use_index(self, config: IndexConfig, folder: Path, identity: dict[str, Any]) -> None:
+        """Search by an approximate index from now on: that of the folder, or one that is built and kept there."""
+        # The workers hold every core, or every GPU, and rest while the index is searched: it must not wait for one.
+        options = {**self._options, "num_cpus": 0, "num_gpus": 0}
+        self._index = _Indexed.options(**options).remote(  # type: ignore[attr-defined]
+            self._snapshot, self._pool.order, self._threads, config, str(folder), identity
+        )
+        ray.get(self._index.ready.remote())
+
+    def search(self, queries: NDArray[np.float32], k: int) -> Candidates:
+        """Stage 1: queries t^ W (Q, D) -> the k best videos of the pool, by their places in the order of ids.
+
+        What an approximate index finds has its exact scores, and is in their order.
+        """
+        if self._index is None:
+            return self.search_exactly(queries, k)
+        asked = ray.put(queries)
+        index = ray.get(self._index.search.remote(asked, k))
+        query, video = np.repeat(np.arange(len(index)), index.shape[1]), index.reshape(-1)
+        members, pairs = self._by_shard(query, video)
+        score = np.empty(len(query), np.float32)
+        for found in ray.get([worker.inner.remote(asked, share) for worker, share in self._split(pairs)]):
+            for number, values in found.items():
+                score[members[number]] = values
+        return merge([Candidates(index, score.reshape(index.shape))], k)
+
+    def search_exactly(self, queries: NDArray[np.float32], k: int) -> Candidates:
+        """Stage 1 without the index."""
+        asked = ray.put(queries)
+        found = [worker.search.remote(asked, k) for worker in self._workers]
+        while len(found) > 1:  # a tree: no process, the driver least of all, holds more than two lists
+            pairs = [found[at : at + 2] for at in range(0, len(found), 2)]
+            found = [_merge.remote(k, *pair) if len(pair) > 1 else pair[0] for pair in pairs]
+        candidates: Candidates = ray.get(found[0])
+        return candidates
+
+    def standing(self, queries: NDArray[np.float32], truth: NDArray[np.float32]) -> Standing:
+        """`coarse.standing` over the whole pool: queries (M, D), truth (M,)."""
+        asked = ray.put(queries)
+        first, *rest = ray.get([worker.standing.remote(asked, truth) for worker in self._workers])
+        total: Standing = sum(rest, start=first)
+        return total
+
+    def vectors(self, video: NDArray[np.int64], dim: int) -> NDArray[np.float32]:
+        """Coarse vectors of some videos: (n,) -> (n, D)."""
+        vectors = np.empty((len(video), dim), np.float32)
+        members = dict(self._pool.by_shard(video))
+        rows = {number: self._pool.row[video[mine]] for number, mine in members.items()}
+        for found in ray.get([worker.coarse.remote(share) for worker, share in self._split(rows)]):
+            for number, values in found.items():
+                vectors[members[number]] = values
+        return vectors
+
+    def rerank(
+        self,
+        reranker: Reranker,
+        text: NDArray[np.float32],
+        query: NDArray[np.int64],
+        video: NDArray[np.int64],
+        counter: Any,
+    ) -> dict[str, NDArray[np.float32]]:
+        """Stage 2: scores of (query, video) pairs, rows (M,) of `text` (T, D) and of the pool: name -> (M,).
+
+        Every worker reads each of its shards once, and scores all pairs that it holds.
+        """
+        members, pairs = self._by_shard(query, video)
+        asked, scorer = ray.put(text), ray.put(reranker)
+        scores = {name: np.empty(len(query), np.float32) for name in [*reranker.weights.active, "fused"]}
+        waiting = [worker.rerank.remote(scorer, asked, share, counter) for worker, share in self._split(pairs)]
+        while waiting:
+            (done,), waiting = ray.wait(waiting)
+            for number, found in ray.get(done).items():
+                for name, values in found.items():
+                    scores[name][members[number]] = values
+        return scores
+
+    def promising(
+        self,
+        reranker: Reranker,
+        text: NDArray[np.float32],
+        known: NDArray[np.int64],
+        floor: NDArray[np.float32],
+        room: int,
+    ) -> Promising:
+        """`certify.find_promising` over the whole pool: text (Q, D), known (Q, k), floor (Q,)."""
+        given = [ray.put(value) for value in (reranker, text, known, floor)]
+        return together(ray.get([worker.promising.remote(*given, room) for worker in self._workers]), room)
+
+    def _by_shard(
+        self, query: NDArray[np.int64], video: NDArray[np.int64]
+    ) -> tuple[dict[int, NDArray[np.int64]], Pairs]:
+        """By shard: which of the pairs (M,) it holds, and these by the rows of the shard."""
+        members = dict(self._pool.by_shard(video))
+        return members, {number: (query[mine], self._pool.row[video[mine]]) for number, mine in members.items()}
+
+    def _split(self, by_shard: Mapping[int, Any]) -> list[tuple[Any, dict[int, Any]]]:
+        """What belongs to a shard, by the worker that holds it; workers without any are left out."""
+        shares: dict[int, dict[int, Any]] = {}
+        for number, values in by_shard.items():
+            shares.setdefault(self._owner[number], {})[number] = values
+        return [(self._workers[owner], share) for owner, share in sorted(shares.items())]
+
+
+@ray.remote
+class _Worker:
+    """A `Part` in a process of its own."""
+
+    def __init__(
+        self, snapshot: Snapshot, order: dict[int, NDArray[np.int64]], keep: int, device: str, threads: int
+    ) -> None:
+        torch.set_num_threads(threads)
+        faiss.omp_set_num_threads(threads)
+        self._part = Part(snapshot, order, keep, device)
+
+    def ready(self) -> None:
+        """Once the process is up."""
+
+    def search(self, queries: NDArray[np.float32], k: int) -> Candidates:
+        return self._part.search(queries, k)
+
+    def standing(self, queries: NDArray[np.float32], truth: NDArray[np.float32]) -> Standing:
+        return self._part.standing(queries, truth)
+
+    def inner(self, queries: NDArray[np.float32], pairs: Pairs) -> dict[int, NDArray[np.float32]]:
+        return self._part.inner(queries, pairs)
+
+    def promising(
+        self,
+        reranker: Reranker,
+        text: NDArray[np.float32],
+        known: NDArray[np.int64],
+        floor: NDArray[np.float32],
+        room: int,
+    ) -> Promising:
+        return self._part.promising(reranker, text.copy(), known, floor, room)
+
+    def coarse(self, rows: dict[int, NDArray[np.int64]]) -> dict[int, NDArray[np.float32]]:
+        return self._part.coarse(rows)
+
+    def rerank(
+        self, reranker: Reranker, text: NDArray[np.float32], pairs: Pairs, counter: Any
+    ) -> dict[int, dict[str, NDArray[np.float32]]]:
+        return self._part.rerank(reranker, text, pairs, lambda number: counter.add.remote("pairs", number))
+
+
+@ray.remote
+class _Indexed:
+    """An approximate index over all shards, in a process of its own."""
+
+    def __init__(
+        self,
+        snapshot: Snapshot,
+        order: dict[int, NDArray[np.int64]],
+        threads: int,
+        config: IndexConfig,
+        folder: str,
+        identity: dict[str, Any],
+    ) -> None:
+        faiss.omp_set_num_threads(threads)
+        part = Part(snapshot, order, keep_bytes=0)
+        place, rows = Path(folder), sum(len(places) for places in order.values())
+        self._order = np.concatenate([order[number] for number in sorted(order)])
+        try:
+            self._index = load(place, config, identity)
+        except MgvrError:  # none, or of other features: this one takes its place
+            blocks = lambda: (block.video for block in part.blocks())  # noqa: E731
+            self._index = build(config, blocks, rows, shape_of(snapshot.schema()).dim)
+            place.mkdir(parents=True, exist_ok=True)
+            save(self._index, place, identity)
+
+    def ready(self) -> None:
+        """Once the index is there."""
+
+    def search(self, queries: NDArray[np.float32], k: int) -> NDArray[np.int64]:
+        found: NDArray[np.int64] = self._order[search(self._index, queries, k).index]
+        return found
+
+
+@ray.remote(num_cpus=0)
+def _merge(k: int, *parts: Candidates) -> Candidates:
+    return merge(parts, k)
+
+
+def _shares(pool: Pool, workers: int) -> list[list[int]]:
+    """Shards by worker, so that each has about as many videos; not more workers than shards."""
+    shares: list[list[int]] = [[] for _ in range(min(workers, len(pool.order)))]
+    held = [0] * len(shares)
+    for number in sorted(pool.order, key=lambda number: (-len(pool.order[number]), number)):
+        least = held.index(min(held))
+        shares[least].append(number)
+        held[least] += len(pool.order[number])
+    return [sorted(share) for share in shares]
