@@ -2,44 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from mgvr_core.evaluation.hubness import Correction, CorrectionConfig, correct
 from mgvr_core.evaluation.metrics import Positions
-from mgvr_core.evaluation.trec import write_qrels, write_run
-from mgvr_core.files import placing
 from mgvr_core.retrieval.coarse import Candidates
 from mgvr_core.retrieval.two_stage import Ranking, certified_ranking, coarse_ranking, places, reranked
 from pipelines.pool import Pool
 from pipelines.rows import Rows
 
-_QUERIES = 4096
-"""Queries whose results are put together at once."""
 _PAIRS = 65536
 """Right answers whose lists are in memory at once."""
-
-_RESULTS = pa.schema(
-    [
-        pa.field("query_id", pa.string(), nullable=False),
-        pa.field("text", pa.string(), nullable=False),
-        pa.field("rank", pa.int32(), nullable=False),  # from 1
-        pa.field("video_id", pa.string(), nullable=False),
-        pa.field("uri", pa.string(), nullable=False),
-        pa.field("score", pa.float32(), nullable=False),  # fused, a weighted sum of cosines
-        pa.field("coarse_rank", pa.int32()),  # null: stage 1 did not recall it, the certificate has brought it in
-        pa.field("coarse_score", pa.float32()),
-        pa.field("relevant", pa.bool_()),  # null: the query has no right answers
-    ]
-)
 
 
 @dataclass(frozen=True)
@@ -107,8 +87,15 @@ class Answers:
     texts: Rows
     lists: Rows
     places: Rows
+    videos: Rows
+    """Of the other direction, one row a video that asks."""
     projection: NDArray[np.float32]
     """W (D, D)."""
+
+    @property
+    def whole(self) -> bool:
+        """Whether nothing is left to be done."""
+        return all(rows.finished == rows.total for rows in (self.texts, self.lists, self.places, self.videos))
 
     @property
     def k(self) -> int:
@@ -157,77 +144,23 @@ class Answers:
             mine = np.searchsorted(self.captions, rows)
             return Ranking(lists.index[mine], score[mine], lists.coarse_rank[mine])
 
-        return self._positions(ranking), correction
+        return self._positions(ranking, self._final), correction
 
     def positions(self, score: str) -> Positions:
         """Where the right answers of the labelled queries stand in the order of a score."""
-        return self._positions(lambda rows: self.ranking(score, rows))
+        return self._positions(lambda rows: self.ranking(score, rows), self._final if score == "fused" else "")
 
-    def _positions(self, ranking: Callable[[NDArray[np.int64]], Ranking]) -> Positions:
+    @property
+    def _final(self) -> str:
+        """What the names of the places behind final lists begin with."""
+        return "final_" if "final_better" in self.places else ""
+
+    def _positions(self, ranking: Callable[[NDArray[np.int64]], Ranking], kind: str) -> Positions:
         truth = self.truth
-        better, tied = np.array(self.places["better"]), np.array(self.places["tied"])
+        better, tied = np.array(self.places[f"{kind}better"]), np.array(self.places[f"{kind}tied"])
         for begin in range(0, len(truth.query), _PAIRS):
             mine = slice(begin, begin + _PAIRS)
             rows, where = np.unique(truth.text[mine], return_inverse=True)
             listed, above, level = places(ranking(rows), where, truth.video[mine])
             better[mine], tied[mine] = np.where(listed, above, better[mine]), np.where(listed, level, tied[mine])
         return Positions(truth.query, better, tied, len(truth.missing), len(self.pool), truth.missing)
-
-
-@dataclass(frozen=True)
-class Backwards:
-    """What the videos of `Answers.asking_videos` found among the captions, one row each."""
-
-    vectors: NDArray[np.float32]
-    """(n, D) the videos' coarse vectors."""
-    candidates: Candidates
-    """By rows of all texts."""
-    final: Ranking
-
-
-def write_results(answers: Answers, folder: Path) -> None:
-    """Write results.parquet, run.trec and, where right answers are known, qrels.trec; each whole or not at all."""
-    queries = answers.queries
-    parts = [slice(begin, begin + _QUERIES) for begin in range(0, len(queries.ids), _QUERIES)]
-    with placing(folder / "results.parquet") as partial, pq.ParquetWriter(partial, _RESULTS) as writer:
-        for part in parts:
-            writer.write_table(_results(answers, part))
-
-    def lists() -> Iterator[tuple[str, list[str]]]:
-        for part in parts:
-            index = answers.ranking("fused", queries.text_of[part]).index  # (q, k)
-            names = answers.pool.names(index.reshape(-1))
-            for row, name in enumerate(queries.ids[part]):
-                yield name, names[row * answers.k : (row + 1) * answers.k]
-
-    write_run(folder / "run.trec", lists(), tag="mgvr-two-stage")
-    if queries.labelled.any():
-        right = zip(queries.ids, queries.relevant, strict=True)
-        write_qrels(folder / "qrels.trec", ((name, found) for name, found in right if found))
-
-
-def _results(answers: Answers, part: slice) -> pa.Table:
-    queries = answers.queries
-    text = queries.text_of[part]  # (q,)
-    ranking, candidates = answers.ranking("fused", text), answers.candidates(text)
-    q, k = ranking.index.shape
-    coarse = np.take_along_axis(candidates.score, np.maximum(ranking.coarse_rank - 1, 0), axis=1)
-    flat = pa.array(ranking.index.reshape(-1))
-    ids = answers.pool.ids.take(flat)
-    asked = np.repeat(np.arange(len(queries.ids))[part], k)
-    relevant = [
-        video in queries.relevant[row] if queries.relevant[row] else None
-        for row, video in zip(asked.tolist(), ids.to_pylist(), strict=True)
-    ]
-    columns = {
-        "query_id": pa.array(queries.ids[part]).take(pa.array(asked - asked[0])),
-        "text": pa.array([queries.texts[row] for row in text.tolist()]).take(pa.array(asked - asked[0])),
-        "rank": np.tile(np.arange(1, k + 1), q),
-        "video_id": ids,
-        "uri": answers.pool.uris.take(flat),
-        "score": ranking.score.reshape(-1),
-        "coarse_rank": np.ma.masked_equal(ranking.coarse_rank.reshape(-1), 0),
-        "coarse_score": np.ma.masked_array(coarse.reshape(-1), ranking.coarse_rank.reshape(-1) == 0),
-        "relevant": relevant,
-    }
-    return pa.table([pa.array(columns[field.name], field.type) for field in _RESULTS], schema=_RESULTS)

@@ -34,11 +34,12 @@ from mgvr_core.evaluation.thumbnails import data_uri
 from mgvr_core.features.schema import evidence_bytes, shape_of
 from mgvr_core.features.snapshot import Snapshot
 from mgvr_core.model.checkpoint import Checkpoint
-from mgvr_core.retrieval.two_stage import Ranking, coarse_ranking, whole_scores
+from mgvr_core.retrieval.coarse import Candidates
+from mgvr_core.retrieval.two_stage import Ranking, coarse_ranking, reranked, whole_scores
 from mgvr_core.scoring.fusion import FusionWeights, multiply_adds
 from mgvr_core.scoring.video import multiply_adds as coarse_multiply_adds
 from pipelines.answering import CertifyConfig
-from pipelines.answers import Answers, Backwards
+from pipelines.answers import Answers, Queries
 from pipelines.environment import command_line, hardware, versions
 from pipelines.models import model_fingerprint
 from pipelines.runtime import Stopwatch
@@ -65,7 +66,6 @@ class Found:
     """What a run has found, and how."""
 
     answers: Answers
-    backwards: Backwards | None
     index: IndexUse | None
     corrections: Sequence[CorrectionConfig]
     certify: CertifyConfig | None
@@ -81,7 +81,7 @@ def build_report(
     watch: Stopwatch,
 ) -> Report:
     """Put the report together; without any right answer it is a plain search without metrics."""
-    answers, backwards = found.answers, found.backwards
+    answers = found.answers
     queries = answers.queries
     metrics = None
     examples: list[Example] = []
@@ -90,7 +90,7 @@ def build_report(
             coarse, final = answers.positions("coarse"), answers.positions("fused")
             metrics = Directions(
                 text_to_video=_text_to_video(config, found, coarse, final, weights),
-                video_to_text=None if backwards is None else _video_to_text(config, answers, backwards),
+                video_to_text=_video_to_text(config, answers) if answers.videos.total else None,
             )
             examples = _labelled_examples(config, answers, coarse, final)
         else:
@@ -99,6 +99,7 @@ def build_report(
     k = answers.k
     N, shape = len(answers.pool), shape_of(snapshot.schema())
     fused = multiply_adds(weights, shape.frames, shape.patches, shape.dim)
+    scored = k if found.certify is None else float(answers.lists["scored"].mean())
     coarse_macs = N * coarse_multiply_adds(shape.dim)
     return Report(
         title=config.title or f"Text-to-video retrieval over {snapshot.name}",
@@ -113,8 +114,11 @@ def build_report(
         stored=_stored(snapshot),
         index=found.index,
         certificate=None if found.certify is None else _certificate(answers, found.certify),
-        macs_per_query=Macs(coarse=coarse_macs, two_stage=coarse_macs + k * fused, exhaustive=N * fused),
-        warnings=tuple(_warnings(snapshot, checkpoint, captions)),
+        # What an approximate index multiplies, nobody counts.
+        macs_per_query=Macs(coarse=coarse_macs, two_stage=coarse_macs + round(scored * fused), exhaustive=N * fused)
+        if found.index is None
+        else None,
+        warnings=tuple(_warnings(snapshot, checkpoint, captions, queries)),
         files={
             "results.parquet": "the answers of every query, best first, with both stages' scores and ranks",
             "run.trec": "every query's reranked candidates, and no more, as a TREC run",
@@ -133,7 +137,7 @@ def _text_to_video(
     corrected = {}
     for correction in found.corrections:
         positions, named = answers.corrected(correction)
-        corrected[named.label] = positions
+        corrected[f"{named.label}; {correction.parameters}"] = positions
     single = {name: answers.positions(name) for name in weights.active}
     labelled = [ids for ids in answers.queries.relevant if ids]
     groups = ["\0".join(sorted(ids)) for ids in labelled]
@@ -143,6 +147,7 @@ def _text_to_video(
         answers.k,
         scores={**single, "fused": final},
         corrected=corrected,
+        certified=found.certify is not None,
         groups=groups if len(set(groups)) < len(groups) else None,
         samples=config.bootstrap,
         seed=config.seed,
@@ -150,7 +155,7 @@ def _text_to_video(
     )
 
 
-def _video_to_text(config: ReportConfig, answers: Answers, backwards: Backwards) -> Direction:
+def _video_to_text(config: ReportConfig, answers: Answers) -> Direction:
     """The other direction: videos with known captions ask, and groups of captions with one right answer are ranked.
 
     A group stands where its best caption stands (docs/method.md, section 6): ranking single captions gives other
@@ -167,7 +172,9 @@ def _video_to_text(config: ReportConfig, answers: Answers, backwards: Backwards)
     for members, number in groups.items():
         for name in members:
             right.setdefault(name, []).append(number)
-    asked, found = answers.asking_videos, backwards.candidates
+    asked, videos = answers.asking_videos, answers.videos
+    found = Candidates(videos["index"], videos["coarse"])
+    final = reranked(found, videos["fused"])
     relevant = [right[name] for name in answers.pool.names(asked)]
     of_text: dict[int, set[int]] = {}
     for row, number in zip(text.tolist(), group.tolist(), strict=True):
@@ -184,9 +191,9 @@ def _video_to_text(config: ReportConfig, answers: Answers, backwards: Backwards)
     positions: dict[str, list[Positions]] = {"coarse": [], "two_stage": []}
     for begin in range(0, len(asked), block):
         rows = slice(begin, begin + block)
-        for name, ranking in (("coarse", coarse_ranking(found)), ("two_stage", backwards.final)):
+        for name, ranking in (("coarse", coarse_ranking(found)), ("two_stage", final)):
             part = Ranking(ranking.index[rows], ranking.score[rows], ranking.coarse_rank[rows])
-            scores = whole_scores(part, backwards.vectors[rows], projected)  # (B, T)
+            scores = whole_scores(part, videos["vector"][rows], projected)  # (B, T)
             grouped = np.maximum.reduceat(scores[:, text], starts, axis=1)  # (B, G)
             positions[name].append(positions_from_scores(grouped, relevant[rows]))
     return compare(
@@ -251,7 +258,7 @@ def _manifest(seed: int, configuration: dict[str, Any], checkpoint: Checkpoint, 
     )
 
 
-def _warnings(snapshot: Snapshot, checkpoint: Checkpoint, captions: Captions) -> list[str]:
+def _warnings(snapshot: Snapshot, checkpoint: Checkpoint, captions: Captions, queries: Queries) -> list[str]:
     warnings = [*checkpoint.notes, *(f"the model: {warning}" for warning in checkpoint.about.get("warnings", ()))]
     if captions.too_long:
         warnings.append(
@@ -262,6 +269,11 @@ def _warnings(snapshot: Snapshot, checkpoint: Checkpoint, captions: Captions) ->
         share = captions.unknown_words / captions.words
         warnings.append(
             f"The model's vocabulary lacks {100 * share:.0f} % of the queries' words: it was trained on others."
+        )
+    shared = len(set(queries.bank.tolist()) & set(queries.text_of.tolist()))
+    if shared:
+        warnings.append(
+            f"{shared} texts of the bank are queries too: a correction that reads them has seen what it is measured on."
         )
     failed = snapshot.failed().num_rows
     if failed:

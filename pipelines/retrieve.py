@@ -41,6 +41,9 @@ from mgvr_core.retrieval.rerank import Reranker
 from mgvr_core.scoring.fusion import FusionWeights
 from mgvr_core.storage import StorePath
 from pipelines.answering import (
+    CERTIFY,
+    RERANK,
+    SEARCH,
     CertifyConfig,
     answer_texts,
     answer_videos,
@@ -48,16 +51,25 @@ from pipelines.answering import (
     index_use,
     opened,
     place_lost,
+    store_use,
+    stored_use,
 )
-from pipelines.answers import Queries, write_results
+from pipelines.answers import Answers, Queries
+from pipelines.environment import versions
 from pipelines.measuring import Found, ReportConfig, build_report
 from pipelines.models import ComputeConfig, model_fingerprint, require_made_by
 from pipelines.pool import load_pool
 from pipelines.progress import progress
+from pipelines.results import write_results
 from pipelines.runtime import RayConfig, Stopwatch, cluster, main, summary
 from pipelines.searching import Crew, SearchConfig
 from pipelines.texts import encode_texts
-from pipelines.work import work_folder
+from pipelines.work import earlier_seconds, keep_seconds, tidy, work_folder
+
+_RESUMABLE = ("encode texts", SEARCH, RERANK, CERTIFY, "place what stage 1 lost", "video to text: both stages")
+"""Stages that are done once for a job, whatever number of runs it takes: the report tells their time of all of them."""
+_COMPUTING = ("mgvr", "torch", "open_clip_torch", "faiss-cpu", "numpy")
+"""Packages whose versions may change a number."""
 
 
 class RetrieveConfig(Section):
@@ -101,39 +113,65 @@ def retrieve(config: RetrieveConfig) -> Report:
     checkpoint = load_model(config.model)
     reranker = _reranker(config, checkpoint, snapshot)
     _require_searchable(config, snapshot)
-    watch, compute = Stopwatch(), config.compute.resolved()
+    out, watch = Path(config.out), Stopwatch()
+    texts = work_folder(out, "texts", _texts_identity(config, queries, checkpoint))
+    lists = work_folder(out, "lists", _lists_identity(config, queries, texts, snapshot, reranker))
+    earlier_seconds(lists, watch)
     with watch.stage("list videos"):
         pool = load_pool(snapshot)
-    folder = work_folder(Path(config.out), _identity(config, queries, checkpoint, snapshot, reranker))
-    answers = opened(folder, queries, pool, reranker, config.k, config.search.queries_at_once, config.certify)
-    with cluster(config.ray):
-        with watch.stage("encode texts"), progress("encode texts", len(queries.texts), "encoded") as counter:
-            encode_texts(queries.texts, config.model, compute, answers.texts, counter)
-        crew = Crew(snapshot, pool, config.search, compute)
-        if config.search.index is not None:
-            with watch.stage("index of stage 1"):
-                crew.use_index(config.search.index, Path(config.out) / "index", index_identity(snapshot))
-        with progress("search", len(queries.texts), "answered") as counter:
-            answer_texts(crew, reranker, answers, config.certify, watch, counter)
-        with watch.stage("place what stage 1 lost"):
-            place_lost(crew, answers)
-        backwards = None
-        if config.video_to_text:
-            with watch.stage("video to text: both stages"), progress("video to text", 0, "pairs") as counter:
-                backwards = answer_videos(crew, reranker, answers, config.k, counter)
-        index = None
-        if config.search.index is not None:
-            with watch.stage("recall of the index"):
-                index = index_use(crew, answers, config.search.index)
-    out = Path(config.out)
+    answers = opened(
+        texts,
+        lists,
+        queries,
+        pool,
+        reranker,
+        config.k,
+        config.search.queries_at_once,
+        config.certify,
+        config.video_to_text,
+    )
+    if not answers.whole:
+        with cluster(config.ray):
+            _answer(config, snapshot, reranker, answers, lists, watch)
     with watch.stage("write results"):
         write_results(answers, out)
+    found = Found(answers, stored_use(lists), config.corrections, config.certify)
     configuration = config.model_dump(mode="json")
-    found = Found(answers, backwards, index, config.corrections, config.certify)
     report = build_report(config.report, configuration, found, checkpoint, snapshot, reranker.weights, watch)
     files = write_report(report, out)
+    tidy(out, (texts, lists))
     print(_summary(report, files["report.html"]))
     return report
+
+
+def _answer(
+    config: RetrieveConfig, snapshot: Snapshot, reranker: Reranker, answers: Answers, folder: Path, watch: Stopwatch
+) -> None:
+    """Whatever an earlier run has not finished."""
+    compute, total = config.compute.resolved(), len(answers.queries.texts)
+
+    def done() -> None:
+        keep_seconds(folder, watch, _RESUMABLE)
+
+    with watch.stage("encode texts"), progress("encode texts", total, "encoded") as counter:
+        encode_texts(answers.queries.texts, config.model, compute, answers.texts, counter)
+    with watch.stage("start workers"):
+        crew = Crew(snapshot, answers.pool, config.search, compute, config.ray.stall_s)
+        if config.search.index is not None:
+            crew.use_index(config.search.index, Path(config.out) / "index", index_identity(snapshot))
+    with progress("search", total, "answered") as counter:
+        answer_texts(crew, reranker, answers, config.certify, watch, counter, done)
+    with watch.stage("place what stage 1 lost"):
+        place_lost(crew, answers)
+    with (
+        watch.stage("video to text: both stages"),
+        progress("video to text", answers.videos.total, "answered") as counter,
+    ):
+        answer_videos(crew, reranker, answers, counter)
+    if config.search.index is not None:
+        with watch.stage("recall of the index"):
+            store_use(folder, index_use(crew, answers, config.search.index))
+    done()
 
 
 def _require_searchable(config: RetrieveConfig, snapshot: Snapshot) -> None:
@@ -146,25 +184,43 @@ def _require_searchable(config: RetrieveConfig, snapshot: Snapshot) -> None:
         )
     if config.search.index is not None:
         check_index(config.search.index, snapshot.rows, shape.dim)
-    if config.bank is None and any(correction.kind == "qb_norm" for correction in config.corrections):
+    kinds = [correction.kind for correction in config.corrections]
+    if config.bank is None and "qb_norm" in kinds:
         raise MgvrError("corrections: QB-Norm reads a bank of training captions: give one with --bank.uri")
+    if config.bank is not None and not {"qb_norm", "sinkhorn"} & set(kinds):
+        raise MgvrError("bank: only the corrections qb_norm and sinkhorn read one; name one of them, or leave it out")
 
 
-def _identity(
-    config: RetrieveConfig, queries: Queries, checkpoint: Checkpoint, snapshot: Snapshot, reranker: Reranker
+def _texts_identity(config: RetrieveConfig, queries: Queries, checkpoint: Checkpoint) -> dict[str, Any]:
+    """All that the texts' vectors depend on."""
+    spec = checkpoint.model.spec
+    compute = config.compute.resolved()
+    return {
+        "texts": hash_json(queries.texts),
+        "model": model_fingerprint(checkpoint.model).digest,
+        "text_length": spec.text_length,
+        "tokenizer": hash_json(spec.tokenizer.model_dump(mode="json")),
+        "compute": {"device": compute.device, "precision": compute.precision, "threads": compute.threads},
+        "versions": {name: version for name, version in versions().items() if name in _COMPUTING},
+    }
+
+
+def _lists_identity(
+    config: RetrieveConfig, queries: Queries, texts: Path, snapshot: Snapshot, reranker: Reranker
 ) -> dict[str, Any]:
     """All that finished lists depend on: a run of the same goes on from them, any other begins anew."""
     return {
+        "texts": texts.name,
         **index_identity(snapshot),
-        "model": model_fingerprint(checkpoint.model).digest,
-        "queries": hash_json([queries.texts, queries.text_of.tolist(), queries.relevant]),
+        "queries": hash_json([queries.text_of.tolist(), queries.relevant]),
         "k": config.k,
         "certify": None if config.certify is None else config.certify.model_dump(),
         "index": None if config.search.index is None else config.search.index.model_dump(),
         "weights": reranker.weights.model_dump(),
         "frame_mixing": reranker.mixing is not None,
+        "video_to_text": config.video_to_text,
         "block": config.search.queries_at_once,
-        "compute": config.compute.resolved().model_dump(mode="json"),
+        "device": config.compute.resolved().device,
     }
 
 

@@ -12,9 +12,10 @@ import ray
 import torch
 from numpy.typing import NDArray
 from pydantic import Field
+from ray.exceptions import GetTimeoutError
 
 from mgvr_core.config import Section
-from mgvr_core.errors import MgvrError
+from mgvr_core.errors import JobError, MgvrError
 from mgvr_core.features.schema import shape_of
 from mgvr_core.features.snapshot import Snapshot
 from mgvr_core.retrieval.certify import Promising, together
@@ -47,6 +48,19 @@ class SearchConfig(Section):
         16384, gt=0, description="distinct texts of a block: the features are read once a block, and a kill costs one"
     )
 
+    def require_room(self, gpus: int) -> None:
+        """Raise MgvrError where the connected cluster can never hold the workers."""
+        if gpus:
+            return  # GPU nodes may still be coming
+        nodes: list[Any] = ray.nodes()  # type: ignore[no-untyped-call]
+        cpus = [int(node["Resources"].get("CPU", 0)) for node in nodes if node["Alive"]]
+        room = sum(number // self.threads for number in cpus)
+        if self.worker_count(gpus) > room:
+            raise MgvrError(
+                f"search.workers {self.worker_count(gpus)} with search.threads {self.threads} do not fit the cluster, "
+                f"whose nodes have {', '.join(map(str, cpus))} CPUs: room for {room} such workers"
+            )
+
     def worker_count(self, gpus: int) -> int:
         """Processes on the connected cluster."""
         if self.workers is not None:
@@ -61,7 +75,12 @@ class SearchConfig(Section):
 class Crew:
     """The workers that hold a pool."""
 
-    def __init__(self, snapshot: Snapshot, pool: Pool, config: SearchConfig, compute: ComputeConfig) -> None:
+    def __init__(
+        self, snapshot: Snapshot, pool: Pool, config: SearchConfig, compute: ComputeConfig, patience_s: float = 1800
+    ) -> None:
+        """Start them; raises MgvrError where the cluster has no room for them, JobError where it has none in time."""
+        config.require_room(compute.gpus)
+        self._patience = patience_s
         shards = _shares(pool, config.worker_count(compute.gpus))
         options = {
             "num_cpus": 0 if compute.gpus else config.threads,
@@ -83,8 +102,17 @@ class Crew:
             for share in shards
         ]
         self._index: Any = None
-        ray.get([worker.ready.remote() for worker in self._workers])
+        self._await([worker.ready.remote() for worker in self._workers])
         self._owner = {number: worker for worker, share in enumerate(shards) for number in share}
+
+    def _await(self, ready: list[Any]) -> None:
+        try:
+            ray.get(ready, timeout=self._patience)
+        except GetTimeoutError:
+            raise JobError(
+                f"the {len(self._workers)} workers of the search did not all start within {self._patience} s: the "
+                "cluster is busy, or too small for them. Set fewer search.workers or search.threads"
+            ) from None
 
     def use_index(self, config: IndexConfig, folder: Path, identity: dict[str, Any]) -> None:
         """Search by an approximate index from now on: that of the folder, or one that is built and kept there."""
@@ -93,7 +121,7 @@ class Crew:
         self._index = _Indexed.options(**options).remote(  # type: ignore[attr-defined]
             self._snapshot, self._pool.order, self._threads, config, str(folder), identity
         )
-        ray.get(self._index.ready.remote())
+        ray.get(self._index.prepare.remote())
 
     def search(self, queries: NDArray[np.float32], k: int) -> Candidates:
         """Stage 1: queries t^ W (Q, D) -> the k best videos of the pool, by their places in the order of ids.
@@ -102,15 +130,18 @@ class Crew:
         """
         if self._index is None:
             return self.search_exactly(queries, k)
+        index: NDArray[np.int64] = ray.get(self._index.search.remote(ray.put(queries), k))
+        return merge([Candidates(index, self.coarse_scores(queries, index))], k)
+
+    def coarse_scores(self, queries: NDArray[np.float32], index: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Exact coarse scores of some videos of each query: t^ W (Q, D), (Q, k) places -> (Q, k)."""
         asked = ray.put(queries)
-        index = ray.get(self._index.search.remote(asked, k))
-        query, video = np.repeat(np.arange(len(index)), index.shape[1]), index.reshape(-1)
-        members, pairs = self._by_shard(query, video)
-        score = np.empty(len(query), np.float32)
+        members, pairs = self._by_shard(np.repeat(np.arange(len(index)), index.shape[1]), index.reshape(-1))
+        score = np.empty(index.size, np.float32)
         for found in ray.get([worker.inner.remote(asked, share) for worker, share in self._split(pairs)]):
             for number, values in found.items():
                 score[members[number]] = values
-        return merge([Candidates(index, score.reshape(index.shape))], k)
+        return score.reshape(index.shape)
 
     def search_exactly(self, queries: NDArray[np.float32], k: int) -> Candidates:
         """Stage 1 without the index."""
@@ -245,19 +276,19 @@ class _Indexed:
         identity: dict[str, Any],
     ) -> None:
         faiss.omp_set_num_threads(threads)
-        part = Part(snapshot, order, keep_bytes=0)
-        place, rows = Path(folder), sum(len(places) for places in order.values())
+        self._snapshot, self._config, self._folder, self._identity = snapshot, config, Path(folder), identity
+        self._part = Part(snapshot, order, keep_bytes=0)
         self._order = np.concatenate([order[number] for number in sorted(order)])
-        try:
-            self._index = load(place, config, identity)
-        except MgvrError:  # none, or of other features: this one takes its place
-            blocks = lambda: (block.video for block in part.blocks())  # noqa: E731
-            self._index = build(config, blocks, rows, shape_of(snapshot.schema()).dim)
-            place.mkdir(parents=True, exist_ok=True)
-            save(self._index, place, identity)
 
-    def ready(self) -> None:
-        """Once the index is there."""
+    def prepare(self) -> None:
+        """Load the index, or build it; raises MgvrError where it can't be built of these videos."""
+        try:
+            self._index = load(self._folder, self._config, self._identity)
+        except MgvrError:  # none, or of other features: this one takes its place
+            blocks = lambda: (block.video for block in self._part.blocks())  # noqa: E731
+            self._index = build(self._config, blocks, len(self._order), shape_of(self._snapshot.schema()).dim)
+            self._folder.mkdir(parents=True, exist_ok=True)
+            save(self._index, self._folder, self._identity)
 
     def search(self, queries: NDArray[np.float32], k: int) -> NDArray[np.int64]:
         found: NDArray[np.int64] = self._order[search(self._index, queries, k).index]

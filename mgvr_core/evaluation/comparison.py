@@ -21,6 +21,7 @@ def compare(
     *,
     scores: Mapping[str, Positions] | None = None,
     corrected: Mapping[str, Positions] | None = None,
+    certified: bool = False,
     groups: Sequence[object] | None = None,
     level: float = LEVEL,
     samples: int = SAMPLES,
@@ -32,7 +33,7 @@ def compare(
     """Measure two rankings of the same queries over the same pool.
 
     k: candidates that were reranked. scores: positions of the rerank by each single score. corrected: of
-    the final list after corrections of hubness, by their labels. groups: (Q,) the video of
+    the final list after corrections of hubness, by their labels. certified: see `Direction`. groups: (Q,) the video of
     each query where several queries describe one (see `bootstrap`). All intervals come from the same resamples.
     recalled, searched: where stage 1 searched other items than those ranked (single captions, not groups of them), (Q,)
     whether it found a right one, and among how many items; by default the k best of the pool.
@@ -64,6 +65,7 @@ def compare(
         ties={name: ties for name in ("coarse", "two_stage") if (ties := _ties(systems[name])).queries},
         scores={name: figures[f"score/{name}"] for name in scores or {}},
         corrected={label: figures[f"corrected/{label}"] for label in corrected or {}},
+        certified=certified,
         level=level,
         resamples=samples,
         interval_unit="query" if groups is None else "group",

@@ -8,11 +8,11 @@ would tie in float32, and comparable within a query only, which is all that a ra
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from mgvr_core.config import Section
 from mgvr_core.errors import MgvrError
@@ -34,6 +34,19 @@ class CorrectionConfig(Section):
     )
     activation: int = Field(1, gt=0, description="qb_norm: best videos of a training caption that count as hubs")
     iterations: int = Field(4, gt=0, description="sinkhorn: rounds of row and column normalisation")
+
+    @model_validator(mode="after")
+    def _nothing_in_vain(self) -> Self:
+        for name, kind in (("activation", "qb_norm"), ("iterations", "sinkhorn")):
+            if self.kind != kind and name in self.model_fields_set:
+                raise ValueError(f"{name} does nothing with {self.kind}: leave it out")
+        return self
+
+    @property
+    def parameters(self) -> str:
+        """For a table: two corrections of one kind differ in these."""
+        more = {"qb_norm": f", activation {self.activation}", "sinkhorn": f", {self.iterations} rounds"}
+        return f"beta {self.inverse_temperature:g}{more.get(self.kind, '')}"
 
     @property
     def inverse_temperature(self) -> float:

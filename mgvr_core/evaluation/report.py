@@ -91,8 +91,8 @@ class Direction:
     searched: items that stage 1 searched; the pool, or single captions where groups of them are ranked.
     ties: keys "coarse" and "two_stage", only where there are ties. scores: each single score of stage 2, and their
     fusion, as the rerank of the same candidates. corrected: the final list after a correction of hubness, whose label
-    says what it has read. level, resamples, interval_unit: of
-    the bootstrap; "group" means all queries of a video drawn together. note: the protocol, where one
+    says what it has read. certified: the final list may hold items that stage 1 did not recall. level, resamples,
+    interval_unit: of the bootstrap; "group" means all queries of a video drawn together. note: the protocol, where one
     must know it.
     """
 
@@ -110,6 +110,7 @@ class Direction:
     ties: Mapping[str, Ties] = field(default_factory=dict)
     scores: Mapping[str, Mapping[str, Interval]] = field(default_factory=dict)
     corrected: Mapping[str, Mapping[str, Interval]] = field(default_factory=dict)
+    certified: bool = False
     level: float = 0.95
     resamples: int = 2000
     interval_unit: Literal["query", "group"] = "query"

@@ -121,7 +121,7 @@ def ceiling(name: str, direction: Direction) -> str:
         f"Stage 1 hands {count(direction.k)} of {count(direction.searched)} {_SOUGHT[name]}s on, and a right one is "
         f"among them for {percent(direction.recall_at_k.value)} % of the queries "
         f"({percent(direction.recall_at_k.low)}–{percent(direction.recall_at_k.high)}). "
-        f"No rerank can find the others."
+        + ("Only the certificate can bring the others in." if direction.certified else "No rerank can find the others.")
     )
 
 

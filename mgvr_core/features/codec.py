@@ -23,8 +23,8 @@ from mgvr_core.config import parse
 from mgvr_core.errors import MgvrError
 from mgvr_core.features.layout import PARTS, CodecConfig, columns_of
 from mgvr_core.features.merging import merge
-from mgvr_core.features.product import Codebook
-from mgvr_core.features.product import train as train_codebook
+from mgvr_core.features.pq import Codebook
+from mgvr_core.features.pq import train as train_codebook
 from mgvr_core.features.reach import reach
 from mgvr_core.features.tokens import quantise
 from mgvr_core.identity import Fingerprint

@@ -17,6 +17,8 @@ from torch import Tensor
 
 from mgvr_core.products import product
 
+_LARGE = 1 << 16
+"""Numbers of a video from which a copy of its own is worth a call."""
 _LARGEST_INT8_DIM = 1040
 """127 * 127 * D stays below 2^24 up to here: sums of int8 products are exact in fp32 whatever their order."""
 
@@ -34,6 +36,16 @@ class Texts:
     def int8(self) -> tuple[Tensor, Tensor]:
         """The texts as int8 (T, D) and their scales (T,)."""
         return quantise(self.text)
+
+    def turned(self, rotation: Tensor) -> Tensor:
+        """t^ R (T, D): computed once for a rotation R (D, D)."""
+        if id(rotation) not in self._turned:
+            self._turned[id(rotation)] = product(self.text.unsqueeze(0), rotation.T.unsqueeze(0))[0]
+        return self._turned[id(rotation)]
+
+    @cached_property
+    def _turned(self) -> dict[int, Tensor]:
+        return {}
 
 
 @dataclass(frozen=True)
@@ -53,6 +65,10 @@ class Asking:
     def projected(self) -> Tensor:
         """t^ W (B, n, D) float32."""
         return _gather(self.texts.projected, self.rows)
+
+    def turned(self, rotation: Tensor) -> Tensor:
+        """t^ R (B, n, D)."""
+        return _gather(self.texts.turned(rotation), self.rows)
 
     @cached_property
     def int8(self) -> tuple[Tensor, Tensor]:
@@ -141,13 +157,13 @@ class Int8Tokens:
     def similarity(self, asking: Asking, videos: Tensor) -> Tensor:
         """(B,) -> (B, n, N)."""
         codes, scale = asking.int8
-        if codes.device.type == "cpu":
+        if codes.device.type == "cpu" and self.codes[0].numel() >= _LARGE:
             B, n, _ = codes.shape
             sums = torch.empty((B, self.number, n), dtype=torch.int32)
             for b, video in enumerate(videos.tolist()):
                 torch._int_mm(self.codes[video], codes[b].T, out=sums[b])  # (N, D) @ (D, n)
             similarity = sums.transpose(1, 2).to(torch.float32, memory_format=torch.contiguous_format)
-        else:  # CUDA's integer product wants sizes that are multiples of 8
+        else:  # few are not worth a call each; and CUDA's integer product wants sizes that are multiples of 8
             similarity = product(codes.float(), _widened(self.codes, videos))
         return similarity.mul_(self.scale[videos].unsqueeze(1)).mul_(scale.unsqueeze(-1))
 
@@ -187,9 +203,7 @@ class PqTokens:
 
         The texts are turned as the tokens were, so that the tokens need not be turned back.
         """
-        text = asking.text  # (B, n, D)
-        if self.rotation is not None:
-            text = product(text.reshape(1, -1, text.shape[-1]), self.rotation.T.unsqueeze(0)).reshape(text.shape)
+        text = asking.text if self.rotation is None else asking.turned(self.rotation)  # (B, n, D)
         return product(text, self._decoded(videos))
 
     def to(self, device: torch.device) -> PqTokens:
@@ -232,9 +246,12 @@ def _gather(rows: Tensor, where: Tensor) -> Tensor:
 
 
 def _widened(values: Tensor, videos: Tensor) -> Tensor:
-    """Some videos of (V, N, D) in float32: (B,) -> (B, N, D). One by one, so that nothing is copied while narrow."""
-    if values.device.type != "cpu":
-        return values[videos].float()
+    """Some videos of (V, N, D) in float32: (B,) -> (B, N, D).
+
+    Large ones are widened one by one, so that nothing is copied while narrow.
+    """
+    if values.device.type != "cpu" or values[0].numel() < _LARGE:
+        return values.index_select(0, videos).float()
     wide = torch.empty((len(videos), *values.shape[1:]))
     for b, video in enumerate(videos.tolist()):
         wide[b].copy_(values[video])

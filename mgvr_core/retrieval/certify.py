@@ -26,6 +26,7 @@ Bounds = Callable[[int, int], Iterable[tuple[NDArray[np.int64], Tensor]]]
 Score = Callable[[NDArray[np.int64], NDArray[np.int64]], NDArray[np.float32]]
 """Fused scores (M,) of pairs: query (M,), video (M,)."""
 
+_BOUNDED = {"video", "frame_weak", "tib_frame", "patch_weak", "tib_patch"}
 _UNIT = 2.0**-24
 """The relative error of one fp32 operation."""
 _BLOCK = 1024
@@ -68,6 +69,8 @@ def upper_bounds(
     TIB divides by a length that is at least a_min, which magnifies its error: where a_min is so small that the quotient
     may be rounding alone, the bound is infinite. A pair scored with reduced precision (TF32, bf16) is not covered.
     """
+    if unknown := set(weights.active) - _BOUNDED:
+        raise ValueError(f"there is no bound for {', '.join(sorted(unknown))}, so nothing can be certified")
     D, F = text.shape[1], reach.mask.shape[1]
     total = text.new_zeros(len(text), len(video))
     if weights.video:
@@ -177,11 +180,6 @@ class Certified:
         """Every query's n best, of at least n that are scored: index and score, (Q, n) each."""
         at = self.offsets[:-1, None] + np.arange(n)  # (Q, n)
         return self.index[at], self.score[at]
-
-    def of(self, query: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """A query's videos and their scores."""
-        mine = slice(self.offsets[query], self.offsets[query + 1])
-        return self.index[mine], self.score[mine]
 
 
 def certify(r: int, first: Candidates, fused: NDArray[np.float32], promising: Promising, score: Score) -> Certified:

@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 
 _QUERIES, _ITEMS = 1024, 16384
 """Scores that are held at once when items are counted."""
+_CONTESTED = 32
+"""Queries with a contested last place whose scores against a whole block are sorted at once."""
 _ROUNDING = 2.0**-21
 """Scores that differ by less, of a query of unit length, are one: a product's last bits hang on what is beside it."""
 
@@ -54,8 +56,8 @@ def search_block(
     if k == len(items):
         return found
     contested = np.flatnonzero(found.score[:, k - 1] == found.score[:, k])
-    for begin in range(0, len(contested), _QUERIES):
-        rows = contested[begin : begin + _QUERIES]
+    for begin in range(0, len(contested), _CONTESTED):
+        rows = contested[begin : begin + _CONTESTED]
         exact = queries[rows] @ items.T  # (B, n)
         best = np.lexsort((np.broadcast_to(order, exact.shape), -exact))[:, :k]
         found.index[rows, :k] = order[best]

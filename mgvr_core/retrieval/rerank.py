@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -61,12 +62,25 @@ def score_pairs(
         raise ValueError("a patch score has a weight, but the videos have no patch features")
     result = {name: np.empty(len(query), np.float32) for name in [*weights.active, "fused"]}
     device = texts.text.device
-    for pairs, rows in _batches(query, video, shard):
-        of_text = torch.from_numpy(query[pairs]).to(device)  # (B, n)
-        scores = _scores(reranker, Asking(texts, of_text), shard, torch.from_numpy(rows).to(device))
-        scores["fused"] = fuse(scores, weights)
+
+    def score(batch: tuple[NDArray[np.int64], NDArray[np.int64]]) -> None:
+        pairs, rows = batch
+        with torch.inference_mode():
+            of_text = torch.from_numpy(query[pairs]).to(device)  # (B, n)
+            scores = _scores(reranker, Asking(texts, of_text), shard, torch.from_numpy(rows).to(device))
+            scores["fused"] = fuse(scores, weights)
         for name, values in scores.items():
             result[name][pairs] = values.cpu().numpy()  # places that pad hold the same pair once more
+
+    batches, threads = _batches(query, video, shard), torch.get_num_threads()
+    if threads == 1 or device.type != "cpu":
+        for batch in batches:
+            score(batch)
+        return result
+    # Each thread has batches of its own: what a batch computes is too little to be shared out in its every step.
+    with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        for _ in pool.map(score, batches):
+            pass
     return result
 
 

@@ -9,6 +9,9 @@ from numpy.typing import NDArray
 
 from mgvr_core.retrieval.coarse import Candidates, positions_behind
 
+_COMPARED = 1 << 24
+"""Pairs of places that are compared at once."""
+
 
 @dataclass(frozen=True)
 class Ranking:
@@ -39,8 +42,13 @@ def reranked(candidates: Candidates, fused: NDArray[np.float32]) -> Ranking:
 
 def certified_ranking(candidates: Candidates, index: NDArray[np.int64], score: NDArray[np.float32]) -> Ranking:
     """A final list (Q, k) that is already in order, and may hold videos that stage 1 did not recall."""
-    same = index[:, :, None] == candidates.index[:, None, :]  # (Q, k, k)
-    return Ranking(index, score, np.where(same.any(axis=2), same.argmax(axis=2) + 1, 0))
+    rank = np.empty(index.shape, np.int64)
+    rows = max(1, _COMPARED // index.shape[1] ** 2)
+    for begin in range(0, len(index), rows):
+        some = slice(begin, begin + rows)
+        same = index[some, :, None] == candidates.index[some, None, :]  # (B, k, k)
+        rank[some] = np.where(same.any(axis=2), same.argmax(axis=2) + 1, 0)
+    return Ranking(index, score, rank)
 
 
 def places(

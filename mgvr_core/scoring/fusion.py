@@ -50,7 +50,12 @@ def score_each(
 
 
 def fuse(scores: dict[str, Tensor], weights: FusionWeights) -> Tensor:
-    """The weighted sum of `score_each`'s scores, added in their order so that equal inputs give equal bits."""
+    """The weighted sum of `score_each`'s scores, added in their order so that equal inputs give equal bits.
+
+    Raises ValueError where a weighted score is missing, or another is there.
+    """
+    if set(scores) != set(weights.active):
+        raise ValueError(f"scores {sorted(scores)} are not those that have a weight: {sorted(weights.active)}")
     first, *rest = scores
     total: Tensor = getattr(weights, first) * scores[first]
     for name in rest:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from mgvr_core.products import product
 from mgvr_core.scoring.patch_weak import patch_attention
 from mgvr_core.scoring.tib import TINY_NORM, gated_score, gated_vector, gram
 from mgvr_core.scoring.weights import WEAK_TEMPERATURE, masked_softmax, patch_mask, patch_similarity
@@ -24,14 +25,9 @@ def tib_patch(text: Tensor, patches: Tensor, mask: Tensor) -> Tensor:
 def tib_patch_of(similarity: Tensor, attention: Tensor, vectors: Tensor) -> Tensor:
     """The score from a text's similarities and patch_weak's weights, (T, V, N) each, and the patches (V, N, D).
 
-    The length of the gated vector comes from the patches' Gram matrix, or from the vector, whichever is less work: a
-    Gram matrix is made once a video, but of hundreds of patches it is larger than what it is made of.
+    The gated vector is formed for its length: a Gram matrix of hundreds of patches is larger than what it is made of.
     """
-    T, _, N = similarity.shape
-    D = vectors.shape[-1]
-    if N * N * D + T * N * N < T * N * D:
-        return gated_score(attention, similarity, gram(vectors))
-    gated = torch.bmm(attention.transpose(0, 1), vectors)  # (V, T, N) @ (V, N, D) -> (V, T, D)
+    gated = product(attention.transpose(0, 1), vectors.transpose(1, 2))  # (V, T, N), (V, D, N) -> (V, T, D)
     norm = torch.linalg.vector_norm(gated, dim=-1).transpose(0, 1)  # (T, V)
     score: Tensor = torch.linalg.vecdot(attention, similarity) / norm.clamp_min(TINY_NORM)
     return score

@@ -2,7 +2,7 @@
 
 The sets are made by procedural_set.py, once, below MGVR_BENCH_DATA (by default a temporary folder); the sizes are those
 of MGVR_BENCH_VIDEOS and MGVR_BENCH_QUERIES: 10000 and 100000, and 100, 1000 and 10000 where they are not set. A million
-videos are 6.3 GB, and take some minutes to make.
+videos are 6.3 GB, and take some minutes to make. MGVR_BENCH_PLOT: a file for a picture of the runs.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import pytest
 import torch
 from machine import best_of, machine_rate
 from procedural_set import D, F, make, queries_of
+from scale_plot import Point, draw
 
 from mgvr_core.features.snapshot import Snapshot
 from mgvr_core.retrieval.part import Part
@@ -43,6 +44,15 @@ QUERIES = [int(number) for number in os.environ.get("MGVR_BENCH_QUERIES", "100 1
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     kept = os.environ.get("MGVR_BENCH_DATA")
     return Path(kept) if kept else tmp_path_factory.mktemp("scale")
+
+
+@pytest.fixture(scope="module")
+def points() -> Iterator[list[Point]]:
+    """The runs, drawn at the end where MGVR_BENCH_PLOT names a file."""
+    runs: list[Point] = []
+    yield runs
+    if (file := os.environ.get("MGVR_BENCH_PLOT")) and runs:
+        Path(file).write_text(draw(runs), encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +95,8 @@ def prepared(folder: Path, snapshot: Snapshot, text: np.ndarray) -> Answers:
     names = [f"text {row:08d}" for row in range(len(text))]
     nothing = np.zeros(0, np.int64)
     queries = Queries(names, names, np.arange(len(names)), [[] for _ in names], nothing)
-    answers = opened(folder, queries, load_pool(snapshot), reranker(), K, SearchConfig().queries_at_once, None)
+    at_once = SearchConfig().queries_at_once
+    answers = opened(folder / "texts", folder, queries, load_pool(snapshot), reranker(), K, at_once, None)
     for block in answers.texts.unfinished():
         zeros = np.zeros(block.stop - block.start, np.int64)
         values = {"vector": text[block], "truncated": zeros, "unknown": zeros, "words": zeros}
@@ -116,7 +127,7 @@ def in_one_process(snapshot: Snapshot, text: np.ndarray) -> tuple[np.ndarray, fl
 
 @pytest.mark.parametrize("Q", QUERIES)
 @pytest.mark.parametrize("N", VIDEOS)
-def test_time_and_memory(N: int, Q: int, data: Path, ray_cluster: None, tmp_path: Path) -> None:
+def test_time_and_memory(N: int, Q: int, data: Path, points: list[Point], ray_cluster: None, tmp_path: Path) -> None:
     snapshot = make(data / f"videos-{N}", N)
     text = queries_of(snapshot, Q)
     with peak_memory() as peak:
@@ -128,7 +139,8 @@ def test_time_and_memory(N: int, Q: int, data: Path, ray_cluster: None, tmp_path
             answer_texts(crew, reranker(), answers, None, watch, Silent())
     del crew
     first, second, total = (watch.seconds[name] for name in ("stage 1: search", "stage 2: rerank", "all"))
-    product = 2 * N * Q * D / (2 * machine_rate())
+    points.append(Point(N, Q, total - watch.seconds["workers"], peak[0]))
+    product = N * Q * D / machine_rate()
     print(
         f"\n{N} videos x {Q} queries: {total:.1f} s, of which stage 1 {first:.1f} s ({first / product:.2f} times the "
         f"product alone), stage 2 {second:.1f} s; {peak[0]:.1f} GB at most"

@@ -260,14 +260,14 @@ def test_a_run_that_stops_goes_on_where_it_was(
     require_same_answers(out, undisturbed[1])
 
     with monkeypatch.context() as patch:
-        patch.setattr(Crew, "search", lambda *asked: pytest.fail("what is finished was searched again"))
+        patch.setattr(Crew, "__init__", lambda *asked: pytest.fail("what is finished was begun again"))
         report = retrieve(config_of(out, settings))
     assert marks(out) == after
     require_same_answers(out, undisturbed[1])
     assert report.metrics == undisturbed[0].metrics
 
     retrieve(config_of(out, settings, {"k": K + 1, "video_to_text": False}))
-    assert len(list((out / "work").iterdir())) == 1
+    assert sorted(path.name.split("-")[0] for path in (out / "work").iterdir()) == ["lists", "texts"]
     assert min(marks(out).values()) > max(after.values())
     assert {len(rows) for rows in lists(out).values()} == {K + 1}
 

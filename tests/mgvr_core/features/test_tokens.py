@@ -114,7 +114,7 @@ def test_the_bits_of_a_pair_do_not_depend_on_what_is_asked_beside_it(
 @settings(deadline=None, max_examples=50)
 @given(n=st.integers(1, 20), N=st.integers(1, 20), D=st.integers(1, 130) | st.just(1040), seed=st.integers(0, 999))
 def test_sums_of_int8_are_exact_integers_by_either_way(n: int, N: int, D: int, seed: int) -> None:
-    """A product of integers video by video, and one of floats for few texts a video, or on another device."""
+    """A product of integers video by video, and one of floats for small videos, or on another device."""
     random = np.random.default_rng(seed)
     V = 3
 
@@ -128,8 +128,8 @@ def test_sums_of_int8_are_exact_integers_by_either_way(n: int, N: int, D: int, s
     texts.__dict__["int8"] = bytes_of(5, D), torch.ones(5)  # exact numbers, where rounding would hide a wrong one
     asking = Asking(texts, torch.from_numpy(random.integers(0, 5, (V, n))))
     exact = torch.einsum("bnd,bmd->bnm", asking.int8[0].long(), tokens.codes.long())
-    for wide in (1, 1000):
-        with patch.object(module, "_WIDE", wide):
+    for large in (1, 1 << 30):
+        with patch.object(module, "_LARGE", large):
             assert torch.equal(tokens.similarity(asking, torch.arange(V)).long(), exact)
 
 

@@ -272,12 +272,18 @@ def certified(
     assert found.offsets[0] == 0
     assert found.offsets[-1] == len(found.index) == len(found.score)
     for query in range(Q):
-        index, score = found.of(query)
+        index, score = of(found, query)
         assert set(first.index[query]) <= set(index)
         assert len(set(index)) == len(index) == found.k[query] <= max(limit, first.index.shape[1])
         assert np.array_equal(score, fused[query, index])
         assert np.array_equal(index, index[np.lexsort((index, -score))])
     return found
+
+
+def of(found: Certified, query: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """A query's videos and their scores."""
+    mine = slice(found.offsets[query], found.offsets[query + 1])
+    return found.index[mine], found.score[mine]
 
 
 def exhaustive(fused: NDArray[np.float32], r: int) -> NDArray[np.int64]:
@@ -298,7 +304,7 @@ def test_the_first_r_of_a_certified_query_are_those_of_scoring_everything(
     for most in (limit, len(videos)):
         found = certified(r, first, fused, bound, most)
         for query in np.flatnonzero(found.certified):
-            assert np.array_equal(found.of(query)[0][:r], truth[query])
+            assert np.array_equal(of(found, query)[0][:r], truth[query])
     assert found.certified.all()
 
 
@@ -333,7 +339,7 @@ def test_a_query_is_certified_unless_the_limit_is_in_the_way(
     with patch.object(module, "_BLOCK", width):
         found = certified(r, first, fused, torch.from_numpy(bound), limit, cuts)
     for query, truth in enumerate(exhaustive(fused, r)):
-        index, score = found.of(query)
+        index, score = of(found, query)
         last = score[r - 1] if len(score) >= r else -np.inf
         open_ones = np.setdiff1d(np.flatnonzero(bound[query] >= last), index)
         assert found.certified[query] == (len(open_ones) == 0)
@@ -366,7 +372,7 @@ def test_the_best_video_is_found_where_the_candidates_miss_it() -> None:
     bound = upper_bounds(text, text, video, reach_of(videos), weights, None)
     found = certified(1, first, fused, bound, V)
     assert found.certified.all()
-    assert found.of(0)[0][0] == best
+    assert of(found, 0)[0][0] == best
     assert found.k[0] < V / 2
     assert not certified(1, first, fused, bound, 5).certified.any()
 
@@ -387,4 +393,4 @@ def test_few_videos_are_scored_where_tokens_stay_near_their_coarse_vector(mixed:
     found = certified(r, search(text.numpy(), videos.video.numpy(), k), fused, bound, V)
     assert found.certified.all()
     assert k <= found.k.mean() < V / 4
-    assert np.array_equal(np.stack([found.of(query)[0][:r] for query in range(50)]), exhaustive(fused, r))
+    assert np.array_equal(np.stack([of(found, query)[0][:r] for query in range(50)]), exhaustive(fused, r))

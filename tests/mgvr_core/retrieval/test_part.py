@@ -261,7 +261,7 @@ def test_what_parts_certify_together_is_exhaustive_search(
         found = certify(r, first, known, promising, score)
         best = np.argsort(-fused, axis=1, kind="stable")[:, :r]
         for number in np.flatnonzero(found.certified):
-            assert np.array_equal(found.of(number)[0][:r], best[number])
+            assert np.array_equal(found.index[found.offsets[number] :][:r], best[number])
         if limit == N:
             assert found.certified.all()
             assert (found.k > k).any()  # the candidates alone prove little,
