@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import faiss
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from machine import best_of, machine_rate
 from torch import Tensor
 
-from mgvr_core.features.tokens import DenseTokens, Int8Tokens, Texts, Tokens, quantise
+from mgvr_core.features.tokens import Asking, DenseTokens, Int8Tokens, PqTokens, Texts, Tokens, quantise
 from mgvr_core.retrieval.coarse import Candidates, search
 from mgvr_core.retrieval.fine import FineShard
 from mgvr_core.retrieval.rerank import Reranker, score_pairs
@@ -144,3 +147,42 @@ def test_patch_scores_against_the_machines_product(code: str) -> None:
     seconds = best_of(lambda: score_pairs(reranker, texts, shard, query, wanted))
     share = Q * K * F * P * D / seconds / machine_rate()
     print(f"\npatch scores of {Q} x {K} pairs, {code}, softmax and all: {share:.2f} of the machine's own rate")
+
+
+@pytest.mark.parametrize("n", [1, 3, 5])
+def test_decoded_tokens_against_tables(n: int) -> None:
+    """Product quantisation: a video decoded once for its n texts, against a table of products for each text."""
+    pieces, tokens, B = 64, 72, 64
+    generator = torch.Generator().manual_seed(0)
+    book = torch.randn(pieces, 256, D // pieces, generator=generator)
+    codes = torch.randint(0, 256, (B, tokens, pieces), generator=generator, dtype=torch.uint8)
+    texts = Texts(unit(generator, B * n, D), torch.empty(B * n, D))
+    rows = torch.arange(B * n).reshape(B, n)
+    stored, videos = PqTokens(codes, book, None), torch.arange(B)
+    place = codes.numpy().transpose(2, 0, 1)[:, :, None, :]  # (M, B, 1, N)
+
+    def by_tables() -> np.ndarray:
+        tables = torch.bmm(texts.text.reshape(-1, pieces, D // pieces).transpose(0, 1), book.transpose(1, 2)).numpy()
+        similarity = np.zeros((B, n, tokens), np.float32)
+        for m in range(pieces):
+            similarity += tables[m].reshape(-1).take(256 * rows.numpy()[:, :, None] + place[m])
+        return similarity
+
+    torch.set_num_threads(1)
+    decoded = stored.similarity(Asking(texts, rows), videos).numpy()
+    np.testing.assert_allclose(by_tables(), decoded, atol=1e-4)
+    ratio = best_of(by_tables) / best_of(lambda: stored.similarity(Asking(texts, rows), videos))
+    print(f"\n{n} texts a video: looking tables up takes {ratio:.1f} times as long as decoding and a product")
+
+
+def test_reading_packed_columns(tmp_path: Path) -> None:
+    """A coded set's column of bytes against a plain set's column of tensors, the same numbers."""
+    numbers = np.random.default_rng(0).standard_normal((32768, D)).astype(np.float16)
+    tensors = pa.FixedShapeTensorArray.from_numpy_ndarray(numbers)
+    packed = pa.Array.from_buffers(pa.binary(2 * D), len(numbers), [None, pa.py_buffer(numbers)])
+    files = []
+    for name, column in (("tensors", tensors), ("packed", packed)):
+        files.append(tmp_path / f"{name}.parquet")
+        pq.write_table(pa.table({"video": column}), files[-1], compression="none", use_dictionary=False)
+    slow, fast = (best_of(lambda file=file: pq.read_table(file)) for file in files)
+    print(f"\na column of tensors takes {slow / fast:.1f} times as long to read as one of bytes")
