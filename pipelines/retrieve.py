@@ -182,6 +182,11 @@ def _require_searchable(config: RetrieveConfig, snapshot: Snapshot) -> None:
             f"certify: {config.features} keeps no bounds of its videos; mgvr corpus recode makes a set that does "
             "(--codec.values fp16 changes no score)"
         )
+    if config.certify is not None and not config.certify.top <= config.k <= config.certify.limit:
+        raise MgvrError(
+            f"certify: top {config.certify.top}, k {config.k} and limit {config.certify.limit} must not fall: the "
+            "first places of a list of k are proven, by at most limit videos"
+        )
     if config.search.index is not None:
         check_index(config.search.index, snapshot.rows, shape.dim)
     kinds = [correction.kind for correction in config.corrections]

@@ -133,6 +133,10 @@ class FeatureStore:
         try:
             data = self.storage.read(snapshot_name(number))
             document = json.loads(data) if data else None
+        except FileNotFoundError:
+            there = ", ".join(map(str, self.numbers())) or "none"
+            where = f"{self.url}/{snapshot_name(number)}"
+            raise MgvrError(f"{where} is not there, so that there is no snapshot {number}: there are {there}") from None
         except (OSError, ValueError) as error:
             where = f"{self.url}/{snapshot_name(number)}"
             raise MgvrError(f"snapshot {number} of {self.url} can't be read: {where}: {error}") from None

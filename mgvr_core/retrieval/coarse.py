@@ -11,6 +11,10 @@ from numpy.typing import NDArray
 
 _QUERIES, _ITEMS = 1024, 16384
 """Scores that are held at once when items are counted."""
+_AT_ONCE = 4096
+"""Queries that faiss multiplies at once."""
+_LEAST = 1 << 17
+"""Numbers in a block of queries from which faiss's library sums in one order."""
 _CONTESTED = 32
 """Queries with a contested last place whose scores against a whole block are sorted at once."""
 _ROUNDING = 2.0**-21
@@ -46,12 +50,10 @@ def search_block(
     """
     k = min(k, len(items))
     # One more than wanted tells whether the last place is contested.
-    score, row = faiss.knn(
-        np.ascontiguousarray(queries),
-        np.ascontiguousarray(items),
-        min(k + 1, len(items)),
-        metric=faiss.METRIC_INNER_PRODUCT,
-    )
+    parts = [
+        _nearest(queries[at : at + _AT_ONCE], items, min(k + 1, len(items))) for at in range(0, len(queries), _AT_ONCE)
+    ]
+    score, row = (np.concatenate(part) for part in zip(*parts, strict=True))
     found = _sorted(order[row], score)
     if k == len(items):
         return found
@@ -63,6 +65,21 @@ def search_block(
         found.index[rows, :k] = order[best]
         found.score[rows, :k] = np.take_along_axis(exact, best, axis=1)
     return Candidates(found.index[:, :k], found.score[:, :k])
+
+
+def _nearest(
+    queries: NDArray[np.float32], items: NDArray[np.float32], k: int
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """faiss's scores and rows (Q, k) of at most as many queries as it multiplies at once.
+
+    Few queries are filled up with zeros: its library would sum their products in another order, and the scores of a
+    query would depend on how many are asked with it.
+    """
+    Q, D = queries.shape
+    filled = np.zeros((max(Q, -(-_LEAST // D)), D), np.float32)
+    filled[:Q] = queries
+    score, row = faiss.knn(filled, np.ascontiguousarray(items), k, metric=faiss.METRIC_INNER_PRODUCT)
+    return score[:Q], row[:Q]
 
 
 def merge(parts: Sequence[Candidates], k: int) -> Candidates:

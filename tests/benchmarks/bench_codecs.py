@@ -36,6 +36,8 @@ CODECS = {
     "fp16, 2 tokens": {"values": "fp16", "tokens": 2},
     "pq, 2 bits": {"values": "pq", "subvectors": 32},
     "pq, 1 bit": {"values": "pq", "subvectors": 16},
+    "pq, 1/2 bit": {"values": "pq", "subvectors": 8},
+    "pq, 1/4 bit": {"values": "pq", "subvectors": 4},
     "pq, 2 bits, 4 tokens": {"values": "pq", "subvectors": 32, "tokens": 4},
     "pq, 1 bit, 4 tokens": {"values": "pq", "subvectors": 16, "tokens": 4},
     "pq, 1/2 bit, 4 tokens": {"values": "pq", "subvectors": 8, "tokens": 4},

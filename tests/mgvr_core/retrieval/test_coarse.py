@@ -43,6 +43,17 @@ def test_ties_are_settled_alike_at_every_length_of_the_list(k: int) -> None:
     assert np.array_equal(search(queries, items, k).index, best(queries @ items.T, k))
 
 
+@pytest.mark.parametrize(("D", "N"), [(64, 300), (128, 5000), (512, 700)])
+def test_the_scores_of_a_query_do_not_depend_on_what_is_asked_with_it(D: int, N: int) -> None:
+    random = np.random.default_rng(0)
+    queries, items = (random.standard_normal((n, D), np.float32) for n in (4200, N))
+    whole = search(queries, items, 20)
+    for some in (slice(0, 1), slice(5, 55), slice(7, 1000), slice(4000, 4200)):
+        part = search(queries[some], items, 20)
+        assert np.array_equal(part.score, whole.score[some])
+        assert np.array_equal(part.index, whole.index[some])
+
+
 def test_the_search_is_by_inner_product_and_not_by_cosine() -> None:
     items = np.array([[1, 0], [3, 4]], np.float32)
     assert search(np.array([[1, 0]], np.float32), items, 2).index.tolist() == [[1, 0]]
