@@ -18,7 +18,7 @@ from mgvr_core.features.snapshot import Snapshot
 from mgvr_core.files import placing
 from mgvr_core.identity import hash_json
 from mgvr_core.retrieval.certify import certify, rth_best
-from mgvr_core.retrieval.coarse import Candidates, behind, merge, search_block
+from mgvr_core.retrieval.coarse import Candidates, behind, search_blocks
 from mgvr_core.retrieval.index import IndexConfig, recall_at_k
 from mgvr_core.retrieval.part import BLOCK_ROWS
 from mgvr_core.retrieval.rerank import Reranker
@@ -164,20 +164,21 @@ def _certified(
 
 def place_lost(crew: Crew, answers: Answers) -> None:
     """Where right answers stand that some list of their text lacks, block by block."""
-    truth, places = answers.truth, answers.places
+    truth, places, certified = answers.truth, answers.places, "final_index" in answers.lists
     for block in places.unfinished():
         text, video = truth.text[block], truth.video[block]
-        candidates, final = answers.candidates(text), answers.ranking("fused", text).index  # (M, k)
-        missed = (candidates.index != video[:, None]).all(axis=1), (final != video[:, None]).all(axis=1)
+        candidates = answers.candidates(text)  # (M, k)
+        final = answers.lists["final_index"][text] if certified else candidates.index
+        missed = [(listed != video[:, None]).all(axis=1) for listed in (candidates.index, final)]
         lost = np.flatnonzero(missed[0] | missed[1])
-        columns = {name: np.zeros(len(video), np.int64) for name in place_columns("final_better" in places)}
+        columns = {name: np.zeros(len(video), np.int64) for name in place_columns(certified)}
         if len(lost):
             asked = answers.projected(text[lost])
             distinct, where = np.unique(video[lost], return_inverse=True)
             truths = np.einsum("md,md->m", asked, crew.vectors(distinct, asked.shape[1])[where])
             among = crew.standing(asked, truths)
             columns["better"][lost], columns["tied"][lost] = behind(candidates.score[lost], asked, truths, among)
-            if "final_better" in places:
+            if certified:
                 scores = crew.coarse_scores(asked, final[lost])
                 columns["final_better"][lost], columns["final_tied"][lost] = behind(scores, asked, truths, among)
         places.finish(block, columns)
@@ -190,12 +191,9 @@ def answer_videos(crew: Crew, reranker: Reranker, answers: Answers, counter: Any
     counter.add.remote("resumed", videos.finished)
     for block in videos.unfinished():
         vectors = crew.vectors(asked[block], answers.projection.shape[1])
-        found: Candidates | None = None
-        for begin in range(0, len(captions), BLOCK_ROWS):
-            rows = captions[begin : begin + BLOCK_ROWS]  # ascending, as ids are
-            more = search_block(vectors, answers.projected(rows), rows, videos["index"].shape[1])
-            found = more if found is None else merge((found, more), videos["index"].shape[1])
-        assert found is not None  # where a video asks there is a caption
+        parts = (captions[begin : begin + BLOCK_ROWS] for begin in range(0, len(captions), BLOCK_ROWS))
+        blocks = ((answers.projected(rows), rows) for rows in parts)  # rows of texts ascend, as ids do
+        found = search_blocks(vectors, blocks, videos["index"].shape[1])
         row, text = candidate_pairs(found)
         used, place = np.unique(text, return_inverse=True)
         scores = crew.rerank(reranker, np.asarray(answers.texts["vector"][used]), place, asked[block][row], counter)

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from mgvr_core.evaluation.hubness import Correction, CorrectionConfig, correct
+from mgvr_core.evaluation.hubness import CorrectionConfig, correct
 from mgvr_core.evaluation.metrics import Positions
 from mgvr_core.retrieval.coarse import Candidates
 from mgvr_core.retrieval.two_stage import Ranking, certified_ranking, coarse_ranking, places, reranked
@@ -128,7 +128,7 @@ class Answers:
         """Rows of the texts that those videos search: the queries without right answers are no captions."""
         return np.unique(self.queries.text_of[self.queries.labelled])
 
-    def corrected(self, config: CorrectionConfig) -> tuple[Positions, Correction]:
+    def corrected(self, config: CorrectionConfig) -> tuple[Positions, str]:
         """The same for the final list after a correction of hubness, and how a table names that.
 
         What the correction reads of other texts are the lists of the captions, or those of the bank.
@@ -138,13 +138,13 @@ class Answers:
             lists = self.ranking("fused", self.queries.bank)
             bank = lists.index, lists.score
         lists = self.ranking("fused", self.captions)
-        score, correction = correct(config, lists.index, lists.score, bank)
+        score, label = correct(config, lists.index, lists.score, bank)
 
         def ranking(rows: NDArray[np.int64]) -> Ranking:
             mine = np.searchsorted(self.captions, rows)
             return Ranking(lists.index[mine], score[mine], lists.coarse_rank[mine])
 
-        return self._positions(ranking, self._final), correction
+        return self._positions(ranking, self._final), f"{label}; {config.parameters}"
 
     def positions(self, score: str) -> Positions:
         """Where the right answers of the labelled queries stand in the order of a score."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import ray
 import torch
@@ -16,6 +15,7 @@ from mgvr_core.features.codec import Codec
 from mgvr_core.features.layout import CodecConfig
 from mgvr_core.features.schema import tensor_column
 from mgvr_core.features.snapshot import Snapshot
+from mgvr_core.features.tokens import tensor_of
 from pipelines.progress import progress
 from pipelines.runtime import available_cores
 
@@ -41,7 +41,7 @@ def train_codebooks(config: CodecConfig, source: Snapshot) -> Codec:
 def plain_features(table: pa.Table) -> dict[str, Tensor | None]:
     """The features of a plain shard's rows, fp16, and their mask, as `Codec.columns` takes them."""
     names = [name for name in ("video", "frames", "temporal", "patches", "mask") if name in table.schema.names]
-    found = {name: torch.from_numpy(np.require(tensor_column(table, name), requirements="W")) for name in names}
+    found = {name: tensor_of(tensor_column(table, name)) for name in names}
     return {"patches": None, **found, "mask": found["mask"].bool()}
 
 

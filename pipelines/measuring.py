@@ -31,6 +31,7 @@ from mgvr_core.evaluation.report import (
     Stored,
 )
 from mgvr_core.evaluation.thumbnails import data_uri
+from mgvr_core.features.layout import coding_of, describe
 from mgvr_core.features.schema import evidence_bytes, shape_of
 from mgvr_core.features.snapshot import Snapshot
 from mgvr_core.model.checkpoint import Checkpoint
@@ -136,8 +137,8 @@ def _text_to_video(
     answers = found.answers
     corrected = {}
     for correction in found.corrections:
-        positions, named = answers.corrected(correction)
-        corrected[f"{named.label}; {correction.parameters}"] = positions
+        positions, label = answers.corrected(correction)
+        corrected[label] = positions
     single = {name: answers.positions(name) for name in weights.active}
     labelled = [ids for ids in answers.queries.relevant if ids]
     groups = ["\0".join(sorted(ids)) for ids in labelled]
@@ -210,13 +211,8 @@ def _video_to_text(config: ReportConfig, answers: Answers) -> Direction:
 
 
 def _stored(snapshot: Snapshot) -> Stored:
-    codec = snapshot.codec()
-    code = "float16, not coded"
-    if codec is not None:
-        merged = f", {codec.config.tokens} tokens a frame" if codec.config.tokens else ""
-        code = f"{codec.config.values}{merged}"
     coarse, fine = evidence_bytes(snapshot.schema())
-    return Stored(coarse, fine, code)
+    return Stored(coarse, fine, f"codec: {describe(coding_of(snapshot.fingerprint))}")
 
 
 def _certificate(answers: Answers, config: CertifyConfig) -> CertificateUse:

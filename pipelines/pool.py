@@ -75,11 +75,8 @@ def load_pool(snapshot: Snapshot) -> Pool:
 
 def _uris(snapshot: Snapshot, shard: NDArray[np.int64], row: NDArray[np.int64]) -> pa.Array:
     """Where the videos lie that are rows of shards, (N,); of several exact duplicates, the first that is listed."""
-    live = [
-        np.setdiff1d(np.arange(info.rows), info.removed) if info.removed else np.arange(info.rows)
-        for info in snapshot.shards
-    ]
-    in_file = np.concatenate(live)  # (N,) the row of the file, where `row` counts those that are left
+    # The row of the file, where `row` counts those that are left.
+    in_file = np.concatenate([info.live_rows for info in snapshot.shards])  # (N,)
     key = (shard << 32) | in_file
     listed = snapshot.places()
     where = (_numbers(listed["shard"], [info.path for info in snapshot.shards]) << 32) | listed["row"].to_numpy()

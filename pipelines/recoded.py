@@ -53,9 +53,8 @@ def coded(store: FeatureStore, fingerprint: Fingerprint) -> Coded:
     head = store.contents()  # after the records: what is committed meanwhile is in one or the other
     places = {(source.id, source.content_hash): source.place for source in head.sources.values() if source.place}
     for record in records:
-        if record.shard is not None:
-            for row, content in enumerate(record.ids):
-                places.setdefault(content, Place(record.shard.path, row))
+        for content, place in record.places:
+            places.setdefault(content, place)
     return Coded(places, (*head.shards, *(record.shard for record in records if record.shard)), records)
 
 
@@ -88,8 +87,7 @@ def _code(
     """Rows of a shard's file -> a coded shard and a record of it: from then on they need not be coded again."""
     sweep()
     shard = source.shards[number]
-    live = np.setdiff1d(np.arange(shard.rows), shard.removed)
-    table = source.read_shard(shard).take(pa.array(np.searchsorted(live, rows)))
+    table = source.read_shard(shard).take(pa.array(np.searchsorted(shard.live_rows, rows)))
     with torch.inference_mode():
         columns = codec.columns(**plain_features(table))  # type: ignore[arg-type]
     shape = shape_of(table.schema)

@@ -58,8 +58,8 @@ def finished(
     wanted = {source.key: source for source in plan.encode}
     failures: dict[Key, Failure] = {}
     for record in records:
-        for row, content in enumerate(record.ids if record.shard else ()):
-            places.setdefault(content, Place(record.shard.path, row))  # type: ignore[union-attr]
+        for content, place in record.places:
+            places.setdefault(content, place)
         for digest, failure in record.failures:
             source = wanted.get(failure.key)
             if source is None or source.content_hash != digest or (retry is not None and retry(failure)):

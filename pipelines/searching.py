@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -136,11 +136,10 @@ class Crew:
     def coarse_scores(self, queries: NDArray[np.float32], index: NDArray[np.int64]) -> NDArray[np.float32]:
         """Exact coarse scores of some videos of each query: t^ W (Q, D), (Q, k) places -> (Q, k)."""
         asked = ray.put(queries)
-        members, pairs = self._by_shard(np.repeat(np.arange(len(index)), index.shape[1]), index.reshape(-1))
+        query, video = np.repeat(np.arange(len(index)), index.shape[1]), index.reshape(-1)
         score = np.empty(index.size, np.float32)
-        for found in ray.get([worker.inner.remote(asked, share) for worker, share in self._split(pairs)]):
-            for number, values in found.items():
-                score[members[number]] = values
+        for mine, values in self._each(video, query, lambda worker, pairs: worker.inner.remote(asked, pairs)):
+            score[mine] = values
         return score.reshape(index.shape)
 
     def search_exactly(self, queries: NDArray[np.float32], k: int) -> Candidates:
@@ -163,11 +162,8 @@ class Crew:
     def vectors(self, video: NDArray[np.int64], dim: int) -> NDArray[np.float32]:
         """Coarse vectors of some videos: (n,) -> (n, D)."""
         vectors = np.empty((len(video), dim), np.float32)
-        members = dict(self._pool.by_shard(video))
-        rows = {number: self._pool.row[video[mine]] for number, mine in members.items()}
-        for found in ray.get([worker.coarse.remote(share) for worker, share in self._split(rows)]):
-            for number, values in found.items():
-                vectors[members[number]] = values
+        for mine, values in self._each(video, None, lambda worker, rows: worker.coarse.remote(rows)):
+            vectors[mine] = values
         return vectors
 
     def rerank(
@@ -182,15 +178,11 @@ class Crew:
 
         Every worker reads each of its shards once, and scores all pairs that it holds.
         """
-        members, pairs = self._by_shard(query, video)
-        asked, scorer = ray.put(text), ray.put(reranker)
+        given = counter, ray.put(reranker), ray.put(text)
         scores = {name: np.empty(len(query), np.float32) for name in [*reranker.weights.active, "fused"]}
-        waiting = [worker.rerank.remote(scorer, asked, share, counter) for worker, share in self._split(pairs)]
-        while waiting:
-            (done,), waiting = ray.wait(waiting)
-            for number, found in ray.get(done).items():
-                for name, values in found.items():
-                    scores[name][members[number]] = values
+        for mine, found in self._each(video, query, lambda worker, pairs: worker.count.remote(*given, pairs)):
+            for name, values in found.items():
+                scores[name][mine] = values
         return scores
 
     def promising(
@@ -205,23 +197,28 @@ class Crew:
         given = [ray.put(value) for value in (reranker, text, known, floor)]
         return together(ray.get([worker.promising.remote(*given, room) for worker in self._workers]), room)
 
-    def _by_shard(
-        self, query: NDArray[np.int64], video: NDArray[np.int64]
-    ) -> tuple[dict[int, NDArray[np.int64]], Pairs]:
-        """By shard: which of the pairs (M,) it holds, and these by the rows of the shard."""
-        members = dict(self._pool.by_shard(video))
-        return members, {number: (query[mine], self._pool.row[video[mine]]) for number, mine in members.items()}
+    def _each(
+        self, video: NDArray[np.int64], query: NDArray[np.int64] | None, ask: Callable[[Any, dict[int, Any]], Any]
+    ) -> Iterator[tuple[NDArray[np.int64], Any]]:
+        """Ask the workers about videos (M,), each about those of its shards, and yield what they say as they say it.
 
-    def _split(self, by_shard: Mapping[int, Any]) -> list[tuple[Any, dict[int, Any]]]:
-        """What belongs to a shard, by the worker that holds it; workers without any are left out."""
+        `ask` is given a worker and, by shard, rows of the shard, or with queries (M,) pairs of query and row. What is
+        yielded is which of the M a shard holds, and the answer for them.
+        """
+        members = dict(self._pool.by_shard(video))
         shares: dict[int, dict[int, Any]] = {}
-        for number, values in by_shard.items():
-            shares.setdefault(self._owner[number], {})[number] = values
-        return [(self._workers[owner], share) for owner, share in sorted(shares.items())]
+        for number, mine in members.items():
+            row = self._pool.row[video[mine]]
+            shares.setdefault(self._owner[number], {})[number] = row if query is None else (query[mine], row)
+        waiting = [ask(self._workers[owner], share) for owner, share in sorted(shares.items())]
+        while waiting:
+            (done,), waiting = ray.wait(waiting)
+            for number, answer in ray.get(done).items():
+                yield members[number], answer
 
 
 @ray.remote
-class _Worker:
+class _Worker(Part):
     """A `Part` in a process of its own."""
 
     def __init__(
@@ -229,37 +226,16 @@ class _Worker:
     ) -> None:
         torch.set_num_threads(threads)
         faiss.omp_set_num_threads(threads)
-        self._part = Part(snapshot, order, keep, device)
+        super().__init__(snapshot, order, keep, device)
 
     def ready(self) -> None:
         """Once the process is up."""
 
-    def search(self, queries: NDArray[np.float32], k: int) -> Candidates:
-        return self._part.search(queries, k)
-
-    def standing(self, queries: NDArray[np.float32], truth: NDArray[np.float32]) -> Standing:
-        return self._part.standing(queries, truth)
-
-    def inner(self, queries: NDArray[np.float32], pairs: Pairs) -> dict[int, NDArray[np.float32]]:
-        return self._part.inner(queries, pairs)
-
-    def promising(
-        self,
-        reranker: Reranker,
-        text: NDArray[np.float32],
-        known: NDArray[np.int64],
-        floor: NDArray[np.float32],
-        room: int,
-    ) -> Promising:
-        return self._part.promising(reranker, text.copy(), known, floor, room)
-
-    def coarse(self, rows: dict[int, NDArray[np.int64]]) -> dict[int, NDArray[np.float32]]:
-        return self._part.coarse(rows)
-
-    def rerank(
-        self, reranker: Reranker, text: NDArray[np.float32], pairs: Pairs, counter: Any
+    def count(
+        self, counter: Any, reranker: Reranker, text: NDArray[np.float32], pairs: Pairs
     ) -> dict[int, dict[str, NDArray[np.float32]]]:
-        return self._part.rerank(reranker, text, pairs, lambda number: counter.add.remote("pairs", number))
+        """`rerank`, and tell a counter how far it is."""
+        return self.rerank(reranker, text, pairs, lambda number: counter.add.remote("pairs", number))
 
 
 @ray.remote

@@ -15,7 +15,7 @@ from mgvr_core.corpus.kinds import Kinds, picks
 from mgvr_core.datasets.manifest import CorpusConfig
 from mgvr_core.errors import MgvrError
 from mgvr_core.features.contents import Change
-from mgvr_core.features.layout import coding_of
+from mgvr_core.features.layout import coding_of, describe
 from mgvr_core.features.snapshot import Snapshot
 from mgvr_core.features.store import FeatureStore
 from mgvr_core.storage import StorePath
@@ -93,7 +93,7 @@ def status(config: StatusConfig) -> None:
         "failures": ", ".join(f"{kind} {count}" for kind, count in document["failures"].items()) or "none",
         **{f"corpus {name or '(unnamed)'}": f"{count} listed" for name, count in document["corpora"].items()},
         "size": f"{snapshot.bytes / 2**20:.1f} MiB, {snapshot.bytes / max(1, snapshot.rows) / 1024:.1f} KiB a video",
-        "codec": _codec(document["codec"]),
+        "codec": describe(document["codec"]),
         "fingerprint": snapshot.fingerprint.digest,
         "model": str(snapshot.about.get("model", "unknown")),
         "unfinished": f"{document['pending_videos']} videos of a run under way or killed",
@@ -174,15 +174,6 @@ def _print(text: str) -> None:
         print(text, flush=True)
     except BrokenPipeError:  # `| head` has seen enough; without this, Python would complain once more as it ends
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def _codec(coding: dict[str, Any] | None) -> str:
-    """How fine features are stored, for a reader."""
-    if coding is None:
-        return "none"
-    pieces = f", {coding['subvectors']} bytes a vector" if coding["subvectors"] else ""
-    merged = f", patches merged into {coding['tokens']} tokens a frame" if coding["tokens"] else ""
-    return f"{coding['values']}{pieces}{merged}"
 
 
 def _status(store: FeatureStore, snapshot: Snapshot) -> dict[str, Any]:

@@ -27,8 +27,9 @@ def work_folder(out: Path, name: str, identity: dict[str, Any]) -> Path:
 
 def tidy(out: Path, kept: Iterable[Path]) -> None:
     """Remove the work of earlier jobs, once the answers of this one are there."""
+    mine = set(kept)
     for other in (out / "work").glob("*/"):
-        if other not in set(kept) and _NAMED.fullmatch(other.name):
+        if other not in mine and _NAMED.fullmatch(other.name):
             shutil.rmtree(other)
 
 

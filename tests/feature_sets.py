@@ -37,6 +37,15 @@ def gone(store: FeatureStore, names: Iterable[str]) -> Change:
     return Change(gone=[source for source in store.contents().sources.values() if source.id in set(names)])
 
 
+def uris_of(snapshot: Snapshot) -> dict[str, list[str]]:
+    """Where each video lies, by id: one uri, or several of exact duplicates."""
+    found: dict[str, list[str]] = {}
+    for key, source in snapshot.sources().items():
+        if source.place and source.id is not None:
+            found.setdefault(source.id, []).append(key.uri)
+    return found
+
+
 def files(store: FeatureStore) -> set[str]:
     """All files of a local set but the snapshots that gc has emptied."""
     root = Path(store.url)

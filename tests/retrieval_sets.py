@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import drawn
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn.functional import normalize
 
 from mgvr_core.features.codec import Codec, grouped, train
 from mgvr_core.features.contents import Change, Key, Place, Source
@@ -24,24 +23,7 @@ F, P, D = 3, 4, 16
 
 
 def near_features(seed: int, videos: int) -> dict[str, Tensor]:
-    """Unit vectors that lie about their video's, as CLIP's do; the last frames of some videos are padding."""
-    generator = torch.Generator().manual_seed(seed)
-
-    def near(base: Tensor, share: float, *sizes: int) -> Tensor:
-        return normalize(base + share * torch.randn(*sizes, D, generator=generator) / D**0.5, dim=-1)
-
-    video = near(torch.zeros(D), 1.0, videos)
-    frames = near(video[:, None], 0.4, videos, F)
-    mask = torch.ones(videos, F, dtype=torch.bool)
-    mask[::3, -1] = False
-    hidden = mask[..., None]
-    return {
-        "video": video,
-        "frames": frames * hidden,
-        "temporal": near(frames, 0.2, videos, F) * hidden,
-        "patches": near(frames[:, :, None], 0.4, videos, F, P) * hidden[..., None],
-        "mask": mask,
-    }
+    return drawn.near_features(seed, videos, (F, P, D), 0.0, (1.0, 0.4, 0.2, 0.4))
 
 
 def codec_of(config: CodecConfig | None) -> Codec | None:

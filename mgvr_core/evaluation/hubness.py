@@ -54,21 +54,12 @@ class CorrectionConfig(Section):
         return self.beta if self.beta is not None else 20.0 if self.kind == "qb_norm" else 100.0
 
 
-@dataclass(frozen=True)
-class Correction:
-    """How a table names corrected figures."""
-
-    name: str
-    label: str
-    transductive: bool
-    """Whether a query's result depends on the other test queries."""
-
-
 _BANK, _TEST = "bank of training captions", "transductive: reads the other test queries"
-QB_NORM = Correction("qb_norm", f"QB-Norm ({_BANK})", False)
-DUAL_SOFTMAX = Correction("dual_softmax", f"dual softmax ({_TEST})", True)
-SINKHORN = Correction("sinkhorn", f"Sinkhorn ({_TEST})", True)
-SINKHORN_BANK = Correction("sinkhorn_bank", f"Sinkhorn ({_BANK})", False)
+QB_NORM = f"QB-Norm ({_BANK})"
+DUAL_SOFTMAX = f"dual softmax ({_TEST})"
+SINKHORN = f"Sinkhorn ({_TEST})"
+SINKHORN_BANK = f"Sinkhorn ({_BANK})"
+"""How a table names corrected figures: where a query's result depends on the other test queries, it says so."""
 
 
 @dataclass(frozen=True)
@@ -153,7 +144,7 @@ def sinkhorn(
 
 def correct(
     config: CorrectionConfig, index: IntArray, score: NDArray[np.float32], bank: Bank | None = None
-) -> tuple[FloatArray, Correction]:
+) -> tuple[FloatArray, str]:
     """The scores (Q, k) that a configuration asks for, and how a table names them.
 
     Raises MgvrError for a score that is not finite, and for qb_norm without a bank.

@@ -26,7 +26,7 @@ from mgvr_core.features.merging import merge
 from mgvr_core.features.pq import Codebook
 from mgvr_core.features.pq import train as train_codebook
 from mgvr_core.features.reach import reach
-from mgvr_core.features.tokens import quantise
+from mgvr_core.features.tokens import quantise, tensor_of
 from mgvr_core.identity import Fingerprint
 
 _AT_ONCE = 16
@@ -105,8 +105,7 @@ class Codec:
     def decode(self, part: str, columns: Mapping[str, NDArray[Any]]) -> Tensor:
         """The tokens of a fine feature as its columns hold them: (V, N, D) float64."""
         names = [part, *([f"{part}_scale"] if self.config.values == "int8" else [])]
-        # PyTorch takes no memory that can't be written to, as Parquet's can't.
-        arrays = {name: torch.from_numpy(np.require(columns[name], requirements="W")) for name in names}
+        arrays = {name: tensor_of(columns[name]) for name in names}
         codes, scale = arrays[part], arrays.get(f"{part}_scale")
         flat = codes.reshape(len(codes), -1, codes.shape[-1])  # (V, N, D or M)
         return self._decoded(part, flat, None if scale is None else scale.reshape(len(scale), -1))

@@ -16,7 +16,9 @@ from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, NamedTuple, TypeVar
 
+import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from mgvr_core.errors import JobError, MgvrError
 
@@ -89,6 +91,11 @@ class ShardInfo:
     def live(self) -> int:
         """Rows that are part of the set."""
         return self.rows - len(self.removed)
+
+    @property
+    def live_rows(self) -> NDArray[np.int64]:
+        """Which they are, (live,) ascending."""
+        return np.setdiff1d(np.arange(self.rows), self.removed)
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> ShardInfo:

@@ -1,7 +1,7 @@
 """Which columns a coded feature set has: what fine features are turned into, and how their bytes lie.
 
 A plain set keeps every vector as float16. A coded one keeps, of V videos with F frames, N = F * K patch tokens and D
-dimensions, each tensor as a column of bytes of one length, which Parquet reads at the speed of the memory; the field's
+dimensions, each tensor as a column of bytes of one length, which Parquet reads faster than lists of numbers. Its
 metadata says how to read them: `mgvr.dtype` (NumPy's name) and `mgvr.shape` (JSON).
 """
 
@@ -88,6 +88,15 @@ def coding_of(fingerprint: Fingerprint) -> dict[str, Any] | None:
             "use the version of mgvr that wrote them, or a newer one"
         )
     return part
+
+
+def describe(coding: dict[str, Any] | None) -> str:
+    """A fingerprint's part `codec` for a reader."""
+    if coding is None:
+        return "none"
+    pieces = f", {coding['subvectors']} bytes a vector" if coding["subvectors"] else ""
+    merged = f", patches merged into {coding['tokens']} tokens a frame" if coding["tokens"] else ""
+    return f"{coding['values']}{pieces}{merged}"
 
 
 def columns_of(part: str, values: str, tokens: int) -> list[str]:

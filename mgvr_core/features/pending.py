@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 
-from mgvr_core.features.contents import Failure, Key, ShardInfo
+from mgvr_core.features.contents import Failure, Key, Place, ShardInfo
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,13 @@ class Pending:
     """Id and content hash of each row of the shard, in order."""
     failures: tuple[tuple[str, Failure], ...] = ()
     """Content hash and failure."""
+
+    @property
+    def places(self) -> Iterator[tuple[tuple[str, str], Place]]:
+        """Where the features of each id and content hash lie."""
+        if self.shard is not None:
+            for row, content in enumerate(self.ids):
+                yield content, Place(self.shard.path, row)
 
 
 def written(

@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -95,7 +93,7 @@ class Snapshot:
                 raise MgvrError(f"shard {where} has no column {', '.join(missing)}")
             table = table.select(list(columns))
         if shard.removed:
-            table = table.take(pa.array(np.setdiff1d(np.arange(shard.rows), shard.removed)))
+            table = table.take(pa.array(shard.live_rows))
         return table
 
     def schema(self) -> pa.Schema:
@@ -166,15 +164,6 @@ class Snapshot:
         else:
             table = contents.source_table(self.sources().values()).select(["uri", "shard", "row"])
         return table.filter(pc.is_valid(table["shard"]))
-
-    @cached_property
-    def uris(self) -> dict[str, list[str]]:
-        """Where each video lies, by id: one uri, or several of exact duplicates."""
-        found: dict[str, list[str]] = {}
-        for key, source in self.sources().items():
-            if source.place and source.id is not None:
-                found.setdefault(source.id, []).append(key.uri)
-        return found
 
     def contents(self) -> Contents:
         """All of it, for the next change."""

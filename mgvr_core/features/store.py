@@ -27,7 +27,6 @@ from pathlib import Path
 from secrets import token_hex
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -255,7 +254,7 @@ class FeatureStore:
             if 2 * shard.live >= shard.rows:
                 shards.append(shard)
                 continue
-            live = np.setdiff1d(np.arange(shard.rows), shard.removed)
+            live = shard.live_rows
             written = done.get(shard) or self.write_shard(upgrade(self._read(shard)).take(pa.array(live)))
             done[shard] = written
             moved |= {Place(shard.path, int(old)): Place(written.path, new) for new, old in enumerate(live)}

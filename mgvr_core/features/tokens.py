@@ -7,12 +7,14 @@ videos and n texts for each.
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from mgvr_core.products import product
@@ -220,7 +222,7 @@ class PqTokens:
         if codes.device.type != "cpu":
             return pieces[places].reshape(B, N, -1)
         decoded = torch.empty(B, N, M * pieces.shape[1])
-        # NumPy copies short rows twice as fast as PyTorch; no place is out of range, so that nothing is clipped.
+        # NumPy, for it writes where it is told to; no place is out of range, so that nothing is clipped.
         np.take(pieces.numpy(), places.numpy(), axis=0, out=decoded.view(-1, pieces.shape[1]).numpy(), mode="clip")
         return decoded
 
@@ -238,6 +240,13 @@ def quantise(vectors: Tensor) -> tuple[Tensor, Tensor]:
     scale = vectors.abs().amax(dim=-1) / 127
     codes = (vectors / scale.clamp_min(torch.finfo(torch.float32).tiny).unsqueeze(-1)).round()
     return codes.clamp(-127, 127).to(torch.int8), scale
+
+
+def tensor_of(values: NDArray[Any]) -> Tensor:
+    """A tensor in the memory of an array that nothing writes to, such as a table's or one of Ray's object store."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # PyTorch warns of memory that must not be written to
+        return torch.from_numpy(values)
 
 
 def _gather(rows: Tensor, where: Tensor) -> Tensor:

@@ -81,7 +81,7 @@ def verify(snapshot: Snapshot, report: Callable[[int], None] = lambda rows: None
         problems += _feature_problems(shard, table)
         if codec is not None:
             problems += _code_problems(shard, table, codec)
-        live = np.setdiff1d(np.arange(shard.rows), shard.removed).tolist()
+        live = shard.live_rows.tolist()
         for row, name, digest in zip(live, table["id"].to_pylist(), table["content_hash"].to_pylist(), strict=True):
             if name in seen:
                 problems.append(f"{shard.path}: the id {name} is in {seen[name]} already")

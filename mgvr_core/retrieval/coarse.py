@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import faiss
@@ -38,6 +38,19 @@ class Candidates:
 def search(queries: NDArray[np.float32], items: NDArray[np.float32], k: int) -> Candidates:
     """Exact inner-product search: queries (Q, D), items (N, D) in the order of their ids, k at most N."""
     return search_block(queries, items, np.arange(len(items)), k)
+
+
+def search_blocks(
+    queries: NDArray[np.float32], blocks: Iterable[tuple[NDArray[np.float32], NDArray[np.int64]]], k: int
+) -> Candidates:
+    """Exact search of items that come in blocks, at least one: (n, D) and (n,) as `search_block` takes them."""
+    found: Candidates | None = None
+    for items, order in blocks:
+        more = search_block(queries, items, order, k)
+        found = more if found is None else merge((found, more), k)
+    if found is None:
+        raise ValueError("there is no item to search")
+    return found
 
 
 def search_block(
@@ -76,8 +89,7 @@ def _nearest(
     query would depend on how many are asked with it.
     """
     Q, D = queries.shape
-    filled = np.zeros((max(Q, -(-_LEAST // D)), D), np.float32)
-    filled[:Q] = queries
+    filled = np.pad(queries, ((0, max(0, -(-_LEAST // D) - Q)), (0, 0)))
     score, row = faiss.knn(filled, np.ascontiguousarray(items), k, metric=faiss.METRIC_INNER_PRODUCT)
     return score[:Q], row[:Q]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +13,7 @@ from torch import Tensor
 
 from mgvr_core.features.codec import Codec
 from mgvr_core.features.schema import tensor_column
-from mgvr_core.features.tokens import DenseTokens, Int8Tokens, PqTokens, Tokens
+from mgvr_core.features.tokens import DenseTokens, Int8Tokens, PqTokens, Tokens, tensor_of
 from mgvr_core.scoring.tib import gram
 
 
@@ -80,7 +79,7 @@ def fine_shard(table: pa.Table, codec: Codec | None = None) -> FineShard:
         else:
             patch_mask = mask.repeat_interleave(per_frame, dim=-1)
     return FineShard(
-        video=_shared(tensor_column(table, "video")),
+        video=tensor_of(tensor_column(table, "video")),
         frames=_tokens(table, "frames", codec),
         temporal=_tokens(table, "temporal", codec),
         patches=patches,
@@ -96,19 +95,12 @@ def fine_shard(table: pa.Table, codec: Codec | None = None) -> FineShard:
 def _tokens(table: pa.Table, part: str, codec: Codec | None) -> Tokens:
     values = tensor_column(table, part)
     V = len(values)
-    flat = _shared(values.reshape(V, -1, values.shape[-1]))  # (V, N, D or M)
+    flat = tensor_of(values.reshape(V, -1, values.shape[-1]))  # (V, N, D or M)
     if codec is None or codec.config.values == "fp16":
         return DenseTokens(flat)
     if codec.config.values == "int8":
-        return Int8Tokens(flat, _shared(tensor_column(table, f"{part}_scale").reshape(V, -1)))
+        return Int8Tokens(flat, tensor_of(tensor_column(table, f"{part}_scale").reshape(V, -1)))
     return PqTokens(flat, codec.codebook(part), codec.rotation(part))
-
-
-def _shared(values: NDArray[Any]) -> Tensor:
-    """A tensor in the memory of a table, which nothing writes to: of patches, a copy would take longer than a score."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # PyTorch warns of memory that must not be written to
-        return torch.from_numpy(values)
 
 
 def _square(triangle: NDArray[np.float32], F: int) -> Tensor:

@@ -17,7 +17,7 @@ from pydantic import AfterValidator, Field
 from mgvr_core.config import Section
 from mgvr_core.errors import MgvrError
 from mgvr_core.files import placing, replacing
-from mgvr_core.retrieval.coarse import Candidates, merge, search_block
+from mgvr_core.retrieval.coarse import Candidates, merge, search_blocks
 
 Blocks = Callable[[], Iterator[NDArray[np.float16] | NDArray[np.float32]]]
 """Items from the first to the last, in blocks (n, D); called once a pass."""
@@ -187,12 +187,13 @@ def recall_at_k(found: Candidates, exact: Candidates) -> float:
 
 
 def _exhaustive(index: Index, queries: NDArray[np.float32], k: int) -> Candidates:
-    parts: list[Candidates] = []
-    for begin in range(0, index.rows, _BATCH):
-        number = min(_BATCH, index.rows - begin)
-        items = index.raw.reconstruct_n(begin, number)  # (n, D)
-        parts = [merge([*parts, search_block(queries, items, begin + np.arange(number), k)], k)]
-    return parts[0]
+    starts = range(0, index.rows, _BATCH)
+    sizes = (min(_BATCH, index.rows - begin) for begin in starts)
+    blocks = (
+        (index.raw.reconstruct_n(begin, number), begin + np.arange(number))  # (n, D), (n,)
+        for begin, number in zip(starts, sizes, strict=True)
+    )
+    return search_blocks(queries, blocks, k)
 
 
 def _empty(config: IndexConfig, rows: int, dim: int) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
 
 import numpy as np
 import pyarrow as pa
@@ -15,8 +15,9 @@ from mgvr_core.ahead import ahead
 from mgvr_core.errors import MgvrError
 from mgvr_core.features.schema import shape_of, tensor_column
 from mgvr_core.features.snapshot import Snapshot
+from mgvr_core.features.tokens import tensor_of
 from mgvr_core.retrieval.certify import Promising, Reach, find_promising, upper_bounds
-from mgvr_core.retrieval.coarse import Candidates, Standing, merge, search_block, standing
+from mgvr_core.retrieval.coarse import Candidates, Standing, search_blocks, standing
 from mgvr_core.retrieval.fine import fine_shard
 from mgvr_core.retrieval.rerank import Reranker, score_pairs
 
@@ -38,8 +39,6 @@ class Block:
     """(n, D), as stored."""
     order: NDArray[np.int64]
     """(n,) places in the order of all ids."""
-    reach: Reach | None
-    """Of a coded set."""
 
     @property
     def wide(self) -> NDArray[np.float32]:
@@ -60,18 +59,12 @@ class Part:
         """
         self._snapshot, self._order, self._device = snapshot, order, torch.device(device)
         self._codec = snapshot.codec()
-        shape = shape_of(snapshot.schema())
-        self._patches = shape.frames * shape.patches
+        self._groups = list(_groups(order, BLOCK_ROWS))
         self._keep, self._kept = keep_bytes, dict[int, Block]()
 
     def search(self, queries: NDArray[np.float32], k: int) -> Candidates:
         """Stage 1 over these shards: queries (Q, D) -> the k best, or as many as there are."""
-        found: Candidates | None = None
-        for block in self.blocks():
-            more = search_block(queries, block.wide, block.order, k)
-            found = more if found is None else merge((found, more), k)
-        assert found is not None  # a part has a shard, and a shard a video
-        return found
+        return search_blocks(queries, ((block.wide, block.order) for block in self.blocks()), k)
 
     def standing(self, queries: NDArray[np.float32], truth: NDArray[np.float32]) -> Standing:
         """`coarse.standing` over these shards: queries (M, D), truth (M,)."""
@@ -102,30 +95,20 @@ class Part:
         """
         if self._codec is None:
             raise MgvrError(f"{self._snapshot.url} keeps no bounds, which a certificate needs: recode it")
-        texts = reranker.texts(torch.from_numpy(text))
+        texts = reranker.texts(tensor_of(text))
         met = texts.text
         if self._codec.config.values == "int8":  # the tokens meet the texts as they are rounded
             codes, scale = texts.int8
             met = codes.float() * scale.unsqueeze(1)
 
         def bounds(begin: int, end: int) -> Iterator[tuple[NDArray[np.int64], torch.Tensor]]:
-            for block in self.blocks():
-                assert block.reach is not None
-                video = torch.from_numpy(block.video)
-                for at in range(0, len(video), _BOUNDED):
+            asked = met[begin:end], texts.projected[begin:end]
+            for block, whole in zip(self.blocks(), self._reaches, strict=True):
+                for at in range(0, len(block.order), _BOUNDED):
                     some = slice(at, at + _BOUNDED)
-                    reach = Reach(block.reach.values[some], block.reach.mask[some], block.reach.patches)
-                    yield (
-                        block.order[some],
-                        upper_bounds(
-                            met[begin:end],
-                            texts.projected[begin:end],
-                            video[some].float(),
-                            reach,
-                            reranker.weights,
-                            reranker.mixing,
-                        ),
-                    )
+                    video = tensor_of(block.video[some]).float()
+                    reach = Reach(whole.values[some], whole.mask[some], whole.patches)
+                    yield block.order[some], upper_bounds(*asked, video, reach, reranker.weights, reranker.mixing)
 
         with torch.inference_mode():
             return find_promising(known, floor, bounds, room)
@@ -152,7 +135,7 @@ class Part:
             query, row = pairs[number]
             used, place = np.unique(query, return_inverse=True)
             with torch.inference_mode():
-                texts = reranker.texts(torch.from_numpy(text[used]).to(self._device))
+                texts = reranker.texts(tensor_of(text[used]).to(self._device))
                 shard = fine_shard(table, self._codec).to(self._device)
                 result[number] = score_pairs(reranker, texts, shard, place, row)
             done(len(query))
@@ -160,10 +143,9 @@ class Part:
 
     def blocks(self) -> Iterator[Block]:
         """All coarse vectors, some shards at a time."""
-        groups = list(_groups(self._order, BLOCK_ROWS))
-        wanted = [number for number in range(len(groups)) if number not in self._kept]
-        read = ahead((self._block(groups[number]) for number in wanted), most=1)
-        for number in range(len(groups)):
+        wanted = [number for number in range(len(self._groups)) if number not in self._kept]
+        read = ahead((self._block(self._groups[number]) for number in wanted), most=1)
+        for number in range(len(self._groups)):
             block = self._kept.get(number)
             if block is None:
                 block = next(read)
@@ -172,17 +154,21 @@ class Part:
             yield block
 
     def _block(self, shards: Sequence[int]) -> Block:
-        columns = ["video"] if self._codec is None else ["video", "reach", "mask"]
-        tables = [self._read(shard, columns) for shard in shards]
+        vectors = [self._coarse(shard) for shard in shards]
+        return Block(np.concatenate(vectors), np.concatenate([self._order[shard] for shard in shards]))
 
-        def joined(name: str) -> NDArray[Any]:
-            return np.concatenate([tensor_column(table, name) for table in tables])
-
-        reach = None
-        if self._codec is not None:
-            mask = torch.from_numpy(joined("mask").astype(bool))
-            reach = Reach(torch.from_numpy(joined("reach")), mask, self._patches)
-        return Block(joined("video"), np.concatenate([self._order[shard] for shard in shards]), reach)
+    @cached_property
+    def _reaches(self) -> list[Reach]:
+        """What the bounds rest on, block by block: a twentieth of the coarse vectors, so that it stays."""
+        shape = shape_of(self._snapshot.schema())
+        found = []
+        for shards in self._groups:
+            tables = [self._read(shard, ["reach", "mask"]) for shard in shards]
+            values, mask = (
+                np.concatenate([tensor_column(table, name) for table in tables]) for name in ("reach", "mask")
+            )
+            found.append(Reach(torch.from_numpy(values), torch.from_numpy(mask).bool(), shape.frames * shape.patches))
+        return found
 
     def _coarse(self, shard: int) -> NDArray[np.float16]:
         vectors: NDArray[np.float16] = tensor_column(self._read(shard, ["video"]), "video")
@@ -195,10 +181,12 @@ class Part:
 def _groups(order: Mapping[int, NDArray[np.int64]], rows: int) -> Iterator[list[int]]:
     """Shards in groups of at least so many rows, but for the last."""
     group: list[int] = []
+    held = 0
     for shard in sorted(order):
         group.append(shard)
-        if sum(len(order[number]) for number in group) >= rows:
+        held += len(order[shard])
+        if held >= rows:
             yield group
-            group = []
+            group, held = [], 0
     if group:
         yield group

@@ -22,7 +22,7 @@ from mgvr_core.scoring.tib_frame import tib_frame_of
 from mgvr_core.scoring.tib_patch import tib_patch_of
 
 _AT_ONCE = 16 << 20
-"""Bytes of decoded tokens, or of similarities, in hand at once: more falls out of a CPU's cache, and takes longer."""
+"""Bytes of decoded tokens, or of similarities, in hand at once: about what a CPU's caches hold."""
 _STEP = 8
 """Texts a video are padded to multiples of it, so that videos with about as many share a product."""
 

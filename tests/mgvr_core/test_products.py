@@ -2,28 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 import pytest
 import torch
+from drawn import normal
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
 
 from mgvr_core.products import product
 
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-def normal(random: np.random.Generator, *shape: int) -> Tensor:
-    return torch.from_numpy(random.normal(size=shape).astype(np.float32))
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @settings(deadline=None, max_examples=150)

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from encode_job import config, root
+from feature_sets import uris_of
 
 from mgvr_core.errors import JobError
 from mgvr_core.features.schema import SCHEMA_VERSION, fingerprint_of, tensor_column
@@ -147,7 +148,7 @@ def test_every_file_of_a_messy_folder_is_answered_for(
     settings = {"corpus": {"uri": str(messy)}, "max_failure_rate": 1}
     snapshot = encode(config(out, model, **settings))
     failed = {Path(row["uri"]).relative_to(messy).as_posix(): row for row in snapshot.failed().to_pylist()}
-    found = names_below(messy, (uri for uris in snapshot.uris.values() for uri in uris))
+    found = names_below(messy, (uri for uris in uris_of(snapshot).values() for uri in uris))
     listed = {path.relative_to(messy).as_posix() for path in messy.rglob("*") if path.suffix.lower() == ".mp4"}
     assert found | failed.keys() == listed
     assert not found & failed.keys()
@@ -163,7 +164,7 @@ def test_every_file_of_a_messy_folder_is_answered_for(
     encoded = rows(snapshot)
     assert len({row["id"] for row in encoded}) == len(encoded) == snapshot.rows == 6
     assert all(row["id"] == hash_file(Path(row["uri"]))[:32] and row["decoder"] == "pyav" for row in encoded)
-    twice = snapshot.uris[hash_file(messy / "plain.mp4")[:32]]
+    twice = uris_of(snapshot)[hash_file(messy / "plain.mp4")[:32]]
     assert names_below(messy, twice) == {"plain.mp4", "zz copy.mp4"}
     printed = capsys.readouterr().out
     assert "12 listed, 6 encoded, 5 failed, 0 unchanged, 0 moved, 1 duplicates, 0 deleted" in printed
@@ -206,7 +207,7 @@ def test_what_changes_is_encoded_and_what_does_not_is_left_alone(
     second = encode(config(out, model, **settings))
     printed = capsys.readouterr().out
     assert "6 listed, 2 encoded, 0 failed, 3 unchanged, 1 moved, 0 duplicates, 1 deleted" in printed
-    assert {name for uris in second.uris.values() for name in names_below(folder, uris)} == {
+    assert {name for uris in uris_of(second).values() for name in names_below(folder, uris)} == {
         path.name for path in folder.iterdir()
     }
     for row in rows(second):

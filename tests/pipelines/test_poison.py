@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import ray
+from feature_sets import uris_of
 
 from mgvr_core.config import parse
 from mgvr_core.model.load import ModelConfig
@@ -60,7 +61,7 @@ def test_a_poisoned_file_costs_itself_alone(
     (failure,) = snapshot.failed().to_pylist()
     assert (Path(failure["uri"]).stem, failure["kind"], failure["attempts"]) == (poison, kind, attempts)
     assert words in failure["message"]
-    encoded = {Path(uri).name for uris in snapshot.uris.values() for uri in uris}
+    encoded = {Path(uri).name for uris in uris_of(snapshot).values() for uri in uris}
     assert encoded == {path.name for path in (corpus.folder / "test").iterdir()}
 
     # Tomorrow: what was the file's own fault is not tried again, what was the moment's is.

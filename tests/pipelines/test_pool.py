@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+from feature_sets import uris_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from retrieval_sets import PLAIN, hash_of, made_set
@@ -62,10 +63,10 @@ def test_each_video_is_found_in_its_row(snapshot: Snapshot, pool: Pool) -> None:
 def test_videos_lie_where_the_snapshot_says_now(snapshot: Snapshot, pool: Pool) -> None:
     """And not where they lay when they were encoded; of several copies the first that is listed is named."""
     found = dict(zip(IDS, pool.uris.to_pylist(), strict=True))
-    assert found == {name: uris[0] for name, uris in snapshot.uris.items()}
+    assert found == {name: uris[0] for name, uris in uris_of(snapshot).items()}
     assert found["v0"] == "moved/v0.mp4"
     assert found["v2"] == "clips/v2.mp4"
-    assert len(snapshot.uris["v3"]) == 3
+    assert len(uris_of(snapshot)["v3"]) == 3
 
 
 def test_a_set_of_one_shard_and_nothing_gone(tmp_path: Path) -> None:

@@ -101,7 +101,8 @@ def certified(run, features: Snapshot, tmp_path_factory: pytest.TempPathFactory)
 
 @pytest.fixture(scope="module")
 def indexed(run) -> Answered:
-    return run({"search": {"workers": 1, "index": {"factory": "IVF3,Flat", "search": "nprobe=1"}}})
+    """With codes too short to tell twelve videos apart: whatever the order that k-means saw, some are not found."""
+    return run({"search": {"workers": 1, "index": {"factory": "IVF1,PQ2x1", "search": "nprobe=1"}}})
 
 
 @pytest.fixture(scope="module")
@@ -159,7 +160,7 @@ def test_the_report_of_a_certificate_adds_up(certified: Answered, queries: list[
     assert len(scored) == texts
     assert K <= scored.min() <= scored.max() <= N
     assert report.certificate is not None
-    assert report_of(folder)["stored"]["code"] == "fp16"
+    assert report_of(folder)["stored"]["code"] == "codec: fp16"
 
 
 def test_an_index_is_in_the_report_with_its_recall(
@@ -172,8 +173,8 @@ def test_an_index_is_in_the_report_with_its_recall(
     shares = [len(set(mine) & set(true)) / K for mine, true in zip(found, wanted, strict=True)]
     use = report_of(folder)["index"]
     assert use["recall_at_k"] == pytest.approx(np.mean(shares))
-    assert 0 < use["recall_at_k"] < 1  # one list of three is searched
-    assert (use["factory"], use["search"], use["k"], use["sample"]) == ("IVF3,Flat", "nprobe=1", K, len(found))
+    assert 0 < use["recall_at_k"] < 1
+    assert (use["factory"], use["search"], use["k"], use["sample"]) == ("IVF1,PQ2x1", "nprobe=1", K, len(found))
     assert {path.name for path in (folder / "index").iterdir()} == {"index.faiss", "index.json"}
     assert undisturbed[0].index is None
     assert report.metrics is not None
@@ -184,9 +185,9 @@ def test_corrections_are_rows_of_the_report_and_change_nothing_else(corrected: A
     mine, theirs = report_of(corrected[1]), report_of(undisturbed[1])
     direction = mine["metrics"]["text_to_video"]
     assert set(direction["corrected"]) == {
-        f"{QB_NORM.label}; beta 20, activation 1",
-        f"{DUAL_SOFTMAX.label}; beta 100",
-        f"{SINKHORN_BANK.label}; beta 100, 4 rounds",
+        f"{QB_NORM}; beta 20, activation 1",
+        f"{DUAL_SOFTMAX}; beta 100",
+        f"{SINKHORN_BANK}; beta 100, 4 rounds",
     }
     for figures in direction["corrected"].values():
         assert figures.keys() == direction["two_stage"].keys()

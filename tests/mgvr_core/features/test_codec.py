@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -11,6 +10,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from drawn import near_features
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
@@ -41,34 +41,11 @@ NAMES = ["-".join(map(str, (config.values, config.tokens))) for config in CONFIG
 LEAST_COSINE = {"fp16": 0.9999, "int8": 0.9999, "pq": 0.9}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """At these sizes threads wait for each other more than they work."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def features(seed: int = 0, videos: int = V) -> dict[str, Tensor]:
-    """Unit vectors that lie about their video's, as CLIP's do; the last frames of some videos are padding."""
-    generator = torch.Generator().manual_seed(seed)
-
-    def near(base: Tensor, *sizes: int) -> Tensor:
-        return normalize(base + 0.6 * torch.randn(*sizes, D, generator=generator) / D**0.5, dim=-1)
-
-    video = near(torch.ones(D) / D**0.5, videos)
-    frames = near(video[:, None], videos, F)
-    mask = torch.ones(videos, F, dtype=torch.bool)
-    mask[::3, -1] = False
-    hidden = mask[..., None]
-    return {
-        "video": video,
-        "frames": frames * hidden,
-        "temporal": near(frames, videos, F) * hidden,
-        "patches": near(frames[:, :, None], videos, F, P) * hidden[..., None],
-        "mask": mask,
-    }
+    return near_features(seed, videos, (F, P, D), 1.0, (0.6, 0.6, 0.6, 0.6))
 
 
 @cache

@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from feature_sets import uris_of
 
 from mgvr_core.errors import MgvrError
 from mgvr_core.features.contents import Change, Failure, Key, Place, Source
@@ -70,7 +71,7 @@ def test_the_uris_of_a_video_are_those_where_it_lies_now(
         failures=[Failure(Key("clips", "clips/9.mp4"), "v9", "decode", "broken", "", 1, "pyav", "2026")],
     )
     after = store.commit(fingerprint, change, {})
-    assert after.uris == {
+    assert uris_of(after) == {
         "v0": ["elsewhere/0.mp4"],
         "v2": ["clips/2.mp4", "2.mp4"],
         "v3": ["clips/3.mp4"],
@@ -194,7 +195,7 @@ def test_a_set_of_the_first_format_is_read(old: FeatureStore, table: Table) -> N
     assert list(some.to_pydict().items()) == [("decoder", [None] * 5), ("id", [f"v{i}" for i in range(5)])]
     (none,) = snapshot.tables(["frame_norms"])
     assert none.to_pydict() == {"frame_norms": [None] * 5}
-    assert snapshot.uris == {f"v{i}": [f"clips/{i}.mp4"] for i in range(5)}
+    assert uris_of(snapshot) == {f"v{i}": [f"clips/{i}.mp4"] for i in range(5)}
     assert verify(snapshot).problems == ()
 
 
@@ -232,7 +233,7 @@ def test_a_set_of_the_first_format_grows_and_shrinks_like_any(old: FeatureStore,
     new = Source(Key("clips", "clips/5.mp4"), "v5", f"{5:064x}", 1, "mtime:1", Place(shard.path, 0))
     gone = [source for source in old.contents().sources.values() if source.id in ("v0", "v1", "v2")]
     after = old.commit(CURRENT, Change([new], gone, shards=[shard]), {})
-    assert sorted(after.uris) == ["v3", "v4", "v5"]
+    assert sorted(uris_of(after)) == ["v3", "v4", "v5"]
     together = pa.concat_tables(after.tables())  # the old shard has been written anew, in the current schema
     assert sorted(together["id"].to_pylist()) == ["v3", "v4", "v5"]
     assert verify(after).problems == ()

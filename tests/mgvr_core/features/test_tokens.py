@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from unittest.mock import patch
 
 import numpy as np
 import pytest
 import torch
+from drawn import normal
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -19,16 +19,7 @@ from mgvr_core.features.tokens import Asking, DenseTokens, Int8Tokens, PqTokens,
 CODES = ["fp16", "fp32", "int8", "pq", "pq turned"]
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-def normal(random: np.random.Generator, *shape: int) -> Tensor:
-    return torch.from_numpy(random.normal(size=shape).astype(np.float32))
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def tokens_of(random: np.random.Generator, code: str, V: int, N: int, D: int) -> tuple[Tokens, Tensor]:

@@ -10,6 +10,7 @@ from unittest.mock import patch
 import numpy as np
 import pytest
 import torch
+from drawn import normal
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -37,10 +38,6 @@ from mgvr_core.scoring.fusion import FusionWeights, fuse, score_each
 
 NAMES = list(FusionWeights.model_fields)
 KINDS = ["apart", "near", "along", "opposed", "nearly opposed"]
-
-
-def normal(random: np.random.Generator, *shape: int) -> Tensor:
-    return torch.from_numpy(random.normal(size=shape).astype(np.float32))
 
 
 def tokens_of(random: np.random.Generator, kind: str, video: Tensor, N: int) -> Tensor:

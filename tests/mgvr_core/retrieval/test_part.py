@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from drawn import normal
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -162,8 +163,8 @@ def reads(snapshot: Snapshot, keep: int, monkeypatch: pytest.MonkeyPatch) -> lis
         count[0] += 1
         return true(self, *arguments)  # type: ignore[arg-type]
 
-    part = parts_of(snapshot, [0] * len(SIZES), keep)[0]
     monkeypatch.setattr(module, "BLOCK_ROWS", 1)
+    part = parts_of(snapshot, [0] * len(SIZES), keep)[0]
     monkeypatch.setattr(Snapshot, "read_shard", read)
     found = []
     for _ in range(3):
@@ -183,10 +184,8 @@ def test_what_fits_into_memory_is_read_once(
 
 
 def reranker(random: np.random.Generator, **weights: float) -> Reranker:
-    def normal(*shape: int) -> torch.Tensor:
-        return torch.from_numpy(random.normal(size=shape).astype(np.float32))
-
-    return Reranker(FusionWeights(**weights), torch.eye(D) + 0.1 * normal(D, D), torch.eye(F) + 0.1 * normal(F, F))
+    W, U = (torch.eye(size) + 0.1 * normal(random, size, size) for size in (D, F))
+    return Reranker(FusionWeights(**weights), W, U)
 
 
 def texts_of(seed: int, T: int) -> NDArray[np.float32]:
