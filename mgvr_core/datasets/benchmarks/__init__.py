@@ -1,0 +1,1 @@
+"""The benchmarks of the field: their annotation files as users have them, and the rules of their figures."""
