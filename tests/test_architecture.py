@@ -29,12 +29,13 @@ ALLOWED = {
     "video": set(),
     "datasets": {"storage"},
     "scoring": set(),
+    "scorers": {"scoring"},
     "features": {"storage"},
     "corpus": {"features", "scratch", "storage", "video"},
     "evaluation": {"scoring"},
     "model": {"scoring"},
-    "retrieval": {"features", "scoring"},
-    "training": {"evaluation", "model", "retrieval", "scoring"},
+    "retrieval": {"features", "scorers", "scoring"},
+    "training": {"evaluation", "model", "retrieval", "scorers", "scoring"},
 }
 
 LONGEST_MODULE = 400

@@ -112,13 +112,16 @@ def shape_of(schema: pa.Schema) -> FeatureShape:
     return FeatureShape(frames=F, dim=D, patches=patches)
 
 
+def column_bytes(schema: pa.Schema) -> dict[str, int]:
+    """Bytes of a video in every column that holds tensors."""
+    tensors = [field for field in schema if _is_packed(field) or isinstance(field.type, pa.FixedShapeTensorType)]
+    kinds = {field.name: _tensor(field) for field in tensors}
+    return {name: dtype.itemsize * int(np.prod(shape)) for name, (dtype, shape) in kinds.items()}
+
+
 def evidence_bytes(schema: pa.Schema) -> tuple[int, int]:
     """Bytes of a video that a search reads: of its coarse vector, and of what the rerank and its bounds read."""
-    sizes = {}
-    for field in schema:
-        if _is_packed(field) or isinstance(field.type, pa.FixedShapeTensorType):
-            dtype, shape = _tensor(field)
-            sizes[field.name] = dtype.itemsize * int(np.prod(shape))
+    sizes = column_bytes(schema)
     coarse = sizes.pop("video")
     return coarse, sum(size for name, size in sizes.items() if name not in _NOT_SEARCHED)
 

@@ -11,7 +11,15 @@ from torch.nn.functional import normalize
 from mgvr_core.errors import MgvrError
 from mgvr_core.model.spec import ModelSpec
 from mgvr_core.model.temporal import TemporalEncoder
-from mgvr_core.model.towers import Clip, build_clip, encode_images, encode_texts, has_patches, plain_towers
+from mgvr_core.model.towers import (
+    Clip,
+    build_clip,
+    encode_images,
+    encode_texts,
+    encode_words,
+    has_patches,
+    plain_towers,
+)
 from mgvr_core.scoring.features import VideoFeatures
 
 MAX_LOGIT_SCALE = math.log(100.0)
@@ -86,6 +94,15 @@ class EERCF(nn.Module):
     def encode_text(self, ids: Tensor) -> Tensor:
         """Token ids (B, L) -> text vectors (B, D), unnormalised."""
         return encode_texts(self.clip, ids)
+
+    def encode_words(self, ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Token ids (B, L) -> t^ (B, D) and w^ (B, L, D) of unit length, fp32 at least, and which words there are.
+
+        t^ is `encode_text`'s. The mask (B, L) bool is True from the start marker to the end marker, both included; w^
+        is zero elsewhere. Raises MgvrError where the tower's tokens have no place in the joint space.
+        """
+        text, words, mask = encode_words(self.clip, ids)
+        return _unit(text), _unit(words).masked_fill(~mask.unsqueeze(-1), 0.0), mask
 
     def encode_frames(self, pixels: Tensor, mask: Tensor, patches: bool) -> tuple[Tensor, Tensor | None]:
         """pixels (V, F, 3, H, W) normalised, mask (V, F) bool -> frames (V, F, D), patches (V, F, P, D); unnormalised.

@@ -71,7 +71,7 @@ def fine_shard(table: pa.Table, codec: Codec | None = None) -> FineShard:
     V, F = mask.shape
     patches = counts = patch_mask = None
     if "patches" in table.column_names:
-        patches = _tokens(table, "patches", codec)
+        patches = tokens_of(table, "patches", codec)
         per_frame = patches.number // F
         if codec is not None and "patch_counts" in table.column_names:
             counts = torch.from_numpy(tensor_column(table, "patch_counts").reshape(V, -1).astype(np.float32))
@@ -80,8 +80,8 @@ def fine_shard(table: pa.Table, codec: Codec | None = None) -> FineShard:
             patch_mask = mask.repeat_interleave(per_frame, dim=-1)
     return FineShard(
         video=tensor_of(tensor_column(table, "video")),
-        frames=_tokens(table, "frames", codec),
-        temporal=_tokens(table, "temporal", codec),
+        frames=tokens_of(table, "frames", codec),
+        temporal=tokens_of(table, "temporal", codec),
         patches=patches,
         frame_mask=None if bool(mask.all()) else mask,
         patch_mask=None if patch_mask is None or bool(patch_mask.all()) else patch_mask,
@@ -92,7 +92,8 @@ def fine_shard(table: pa.Table, codec: Codec | None = None) -> FineShard:
     )
 
 
-def _tokens(table: pa.Table, part: str, codec: Codec | None) -> Tokens:
+def tokens_of(table: pa.Table, part: str, codec: Codec | None = None) -> Tokens:
+    """The tokens of one granularity (frames, temporal, patches) of all rows of a shard."""
     values = tensor_column(table, part)
     V = len(values)
     flat = tensor_of(values.reshape(V, -1, values.shape[-1]))  # (V, N, D or M)

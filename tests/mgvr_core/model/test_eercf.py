@@ -90,6 +90,19 @@ def test_all_features_have_unit_length_and_only_temporal_ones_know_the_order(tin
     assert (forward["video"] - backward["video"]).abs().max() > 1e-3
 
 
+@torch.no_grad()
+def test_words_have_unit_length_up_to_the_end_marker_and_the_text_is_the_last(
+    tiny_model: Build, captions: Tensor
+) -> None:
+    model = tiny_model()
+    text, words, mask = model.encode_words(captions)
+    assert torch.equal(text, normalize(model.encode_text(captions), dim=-1))
+    lengths = mask.sum(dim=1)
+    assert lengths.tolist() == [3, 5, 8], "one, three and six words between two markers"
+    torch.testing.assert_close(words.norm(dim=-1), mask.float())
+    torch.testing.assert_close(words[torch.arange(3), lengths - 1], text)
+
+
 def test_u_at_another_number_of_frames_is_refused_and_can_be_switched_off(tiny_model: Build) -> None:
     model = tiny_model(frames=12)
     with pytest.raises(MgvrError, match=r"12 frames.* have 9\..*frame_mixing false"):

@@ -12,7 +12,7 @@ from torch.nn.functional import pad
 
 from mgvr_core.errors import MgvrError
 from mgvr_core.model.spec import named_architecture
-from mgvr_core.model.towers import build_clip, encode_images, encode_texts, has_patches
+from mgvr_core.model.towers import build_clip, encode_images, encode_texts, encode_words, has_patches
 
 VISION = {"image_size": 16, "patch_size": 8, "width": 64, "layers": 1}
 TEXT = {"context_length": 77, "vocab_size": 49408, "width": 64, "heads": 1, "layers": 2}
@@ -37,6 +37,35 @@ def test_a_text_tower_that_sees_its_padding_gets_the_whole_length(custom: bool) 
     clip = towers(text_cfg=text, custom_text=custom)
     ids = torch.tensor([[18, 3, 4, 19]])
     torch.testing.assert_close(encode_texts(clip, ids), clip.encode_text(pad(ids, (0, 4))))
+
+
+@pytest.mark.parametrize("bidirectional", [False, True], ids=["causal", "sees its padding"])
+@pytest.mark.parametrize("custom", [False, True], ids=["CLIP", "text tower of its own"])
+@pytest.mark.parametrize("pool", ["argmax", "eos"])
+@torch.no_grad()
+def test_words_are_the_tokens_up_to_the_end_through_the_texts_own_projection(
+    bidirectional: bool, custom: bool, pool: str
+) -> None:
+    text = {**TEXT, "context_length": 8, "vocab_size": 20, "no_causal_mask": bidirectional}
+    clip = towers(text_cfg={**text, "pool_type": pool, "eos_id": 19}, custom_text=custom)
+    tower = clip.text if custom else clip
+    ids = torch.tensor([[18, 3, 4, 7, 2, 19], [18, 5, 19, 0, 0, 0]])
+    vectors, words, mask = encode_words(clip, ids)
+    assert torch.equal(vectors, encode_texts(clip, ids))
+    assert mask.tolist() == [[True] * 6, [True] * 3 + [False] * 3]
+
+    whole = pad(ids, (0, 2))
+    x = tower.token_embedding(whole) + tower.positional_embedding
+    expected = tower.ln_final(tower.transformer(x, attn_mask=tower.attn_mask)) @ tower.text_projection
+    torch.testing.assert_close(words, expected[:, :6])
+    torch.testing.assert_close(words[torch.arange(2), [5, 2]], vectors, msg="the end marker's word is the text")
+
+
+@pytest.mark.parametrize("text", [{"pool_type": "last"}, {"embed_cls": True}], ids=["last token", "class token"])
+def test_words_of_a_tower_that_pools_otherwise_are_refused(text: dict[str, Any]) -> None:
+    clip = towers(text_cfg={**TEXT, "context_length": 8, "vocab_size": 20, **text}, custom_text=True)
+    with pytest.raises(MgvrError, match="does not make a text's vector of its end marker"):
+        encode_words(clip, torch.tensor([[18, 3, 4, 19]]))
 
 
 @torch.no_grad()
