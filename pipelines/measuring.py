@@ -1,11 +1,10 @@
-"""From answers to the report: metrics of both directions, cost, examples."""
+"""From answers to the report: metrics of both directions, cost, protocol."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import PurePath
 from typing import Any
 
 import numpy as np
@@ -14,15 +13,14 @@ from pydantic import Field
 from mgvr_core.config import Section
 from mgvr_core.evaluation.comparison import compare
 from mgvr_core.evaluation.hubness import CorrectionConfig
-from mgvr_core.evaluation.metrics import Positions, concatenate, positions_from_scores, ranks
-from mgvr_core.evaluation.picks import pick_examples
+from mgvr_core.evaluation.metrics import Positions, concatenate, positions_from_scores
 from mgvr_core.evaluation.report import (
     Captions,
     CertificateUse,
     Direction,
     Directions,
     Example,
-    Hit,
+    HubVideo,
     IndexUse,
     Macs,
     Manifest,
@@ -30,7 +28,6 @@ from mgvr_core.evaluation.report import (
     StageTime,
     Stored,
 )
-from mgvr_core.evaluation.thumbnails import data_uri
 from mgvr_core.features.layout import coding_of, describe
 from mgvr_core.features.schema import evidence_bytes, shape_of
 from mgvr_core.features.snapshot import Snapshot
@@ -44,13 +41,18 @@ from pipelines.answers import Answers, Queries
 from pipelines.environment import command_line, hardware, versions
 from pipelines.models import model_fingerprint
 from pipelines.runtime import Stopwatch
+from pipelines.showing import hub_videos, labelled_examples, search_examples, thumbnails
 
 _BLOCK_VALUES = 1 << 24
 """Scores of the video-to-text direction held at once."""
 _UNKNOWN = 0.05
 """Share of words unknown to the model from which a reader is warned."""
-_TOP = 5
-"""Results that an example shows."""
+_MEASURED = {
+    "qrels.trec": "the right answers as TREC qrels",
+    "report.csv": "every figure with its interval",
+    "report.tex": "the metric tables for LaTeX (booktabs)",
+}
+"""Files of a run with right answers."""
 
 
 class ReportConfig(Section):
@@ -59,7 +61,7 @@ class ReportConfig(Section):
     title: str | None = Field(None, description="title of the page; none: made of the feature set's name")
     bootstrap: int = Field(2000, gt=0, description="resamples of the confidence intervals")
     seed: int = Field(0, description="seed of the resamples and of the choice of examples")
-    examples: int = Field(3, ge=0, description="example queries of each kind (win, loss, both right, missed)")
+    examples: int = Field(3, ge=0, description="example queries of each kind (win, loss, both right, missed, worst)")
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,7 @@ def build_report(
     queries = answers.queries
     metrics = None
     examples: list[Example] = []
+    near: tuple[HubVideo, ...] = ()
     with watch.stage("measure"):
         if queries.labelled.any():
             coarse, final = answers.positions("coarse"), answers.positions("fused")
@@ -93,9 +96,10 @@ def build_report(
                 text_to_video=_text_to_video(config, found, coarse, final, weights),
                 video_to_text=_video_to_text(config, answers) if answers.videos.total else None,
             )
-            examples = _labelled_examples(config, answers, coarse, final)
+            examples = labelled_examples(config.examples, config.seed, answers, coarse, final)
+            near = tuple(hub_videos(answers))
         else:
-            examples = [_example(answers, int(row), "search") for row in _some(len(queries.ids), config)]
+            examples = search_examples(config.examples, config.seed, answers)
     captions = _captions(answers, checkpoint)
     k = answers.k
     N, shape = len(answers.pool), shape_of(snapshot.schema())
@@ -123,11 +127,13 @@ def build_report(
         files={
             "results.parquet": "the answers of every query, best first, with both stages' scores and ranks",
             "run.trec": "every query's reranked candidates, and no more, as a TREC run",
-            **({"qrels.trec": "the right answers as TREC qrels"} if metrics is not None else {}),
+            **(_MEASURED if metrics is not None else {}),
             "report.json": "this report as data",
         },
         examples=tuple(examples),
-        thumbnails=_thumbnails(examples, answers, snapshot),
+        thumbnails=thumbnails(examples, near, answers, snapshot),
+        protocol=_protocol(answers, checkpoint, shape.frames) if metrics is not None else {},
+        hubs=near,
     )
 
 
@@ -210,6 +216,29 @@ def _video_to_text(config: ReportConfig, answers: Answers) -> Direction:
     )
 
 
+def _protocol(answers: Answers, checkpoint: Checkpoint, frames: int) -> dict[str, str]:
+    """What these figures depend on, besides the model and the sizes of queries and pool."""
+    queries = answers.queries
+    right = [len(set(ids)) for ids in queries.relevant if ids]
+    captions = np.bincount(answers.truth.video, minlength=len(answers.pool))
+    asked = int((captions > 0).sum())
+    return {
+        "Right videos a query": _range(right),
+        "Captions a video, of those that are a right answer": _range(captions[captions > 0].tolist()),
+        "Videos that are no query's right answer": f"{len(answers.pool) - asked:,} of {len(answers.pool):,}",
+        "Frames of a video": str(frames),
+        "Tokens read of a caption": str(checkpoint.model.spec.text_length),
+        "Candidates reranked": f"{answers.k:,}",
+        "Tied answers": "a right one stands in the middle of those it ties with",
+        "Right answers that are not in the pool": "a miss" if answers.truth.missing.any() else "none",
+    }
+
+
+def _range(numbers: list[int]) -> str:
+    low, high = min(numbers, default=0), max(numbers, default=0)
+    return str(low) if low == high else f"{low}–{high}"
+
+
 def _stored(snapshot: Snapshot) -> Stored:
     coarse, fine = evidence_bytes(snapshot.schema())
     return Stored(coarse, fine, f"codec: {describe(coding_of(snapshot.fingerprint))}")
@@ -278,58 +307,3 @@ def _warnings(snapshot: Snapshot, checkpoint: Checkpoint, captions: Captions, qu
             "or have the content of another (see the feature set's failures)."
         )
     return warnings
-
-
-def _labelled_examples(config: ReportConfig, answers: Answers, coarse: Positions, final: Positions) -> list[Example]:
-    labelled = np.flatnonzero(answers.queries.labelled)
-    before, after = ranks(coarse), ranks(final)
-    picked = pick_examples(before, after, answers.k, each=config.examples, seed=config.seed)
-    return [
-        _example(answers, int(labelled[row]), kind, float(before.mid[row]), float(after.mid[row]))
-        for row, kind in picked
-    ]
-
-
-def _example(
-    answers: Answers, query: int, kind: Any, coarse_rank: float | None = None, rank: float | None = None
-) -> Example:
-    queries = answers.queries
-    text = int(queries.text_of[query])
-    ranking = answers.ranking("fused", [text])
-    right = set(queries.relevant[query])
-    ids = answers.pool.names(ranking.index[0])
-    shown = list(range(min(_TOP, len(ids))))
-    if right and not right & {ids[place] for place in shown}:
-        shown += [place for place, name in enumerate(ids) if name in right][:1]
-    hits = [
-        Hit(
-            video=ids[place],
-            rank=place + 1,
-            coarse_rank=int(ranking.coarse_rank[0, place]) or None,
-            right=ids[place] in right if right else None,
-            label=PurePath(answers.pool.uris[int(ranking.index[0, place])].as_py()).name,
-        )
-        for place in shown
-    ]
-    return Example(kind, queries.ids[query], queries.texts[text], tuple(hits), coarse_rank, rank)
-
-
-def _some(total: int, config: ReportConfig) -> list[int]:
-    """Queries of a plain search that the page shows: as many as four kinds of examples would be."""
-    generator = np.random.default_rng(config.seed)
-    chosen = generator.choice(total, size=min(total, 4 * config.examples), replace=False)
-    return sorted(chosen.tolist())
-
-
-def _thumbnails(examples: list[Example], answers: Answers, snapshot: Snapshot) -> dict[str, str]:
-    """The stored thumbnails of the videos that the examples show, as data: URIs."""
-    pool = answers.pool
-    shown = sorted({hit.video for example in examples for hit in example.hits})
-    rows = pool.places(shown)
-    found: dict[str, str] = {}
-    for shard, mine in pool.by_shard(rows):
-        pictures = snapshot.read_shard(snapshot.shards[shard], ["thumbnail"])["thumbnail"]
-        for place in mine.tolist():
-            if picture := pictures[int(pool.row[rows[place]])].as_py():
-                found[shown[place]] = data_uri(picture)
-    return found

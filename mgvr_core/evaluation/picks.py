@@ -1,4 +1,4 @@
-"""Which queries the report shows: drawn at random within each kind, never the prettiest."""
+"""Which queries the report shows: drawn at random within each kind, never the prettiest; and the worst of all."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ def pick_examples(
     """Up to `each` queries of each kind, as (query index, kind), kinds in this order:
 
     win: the right answer came first only after the rerank; loss: only before it; both_right: before and after;
-    missed: it is in the pool, but not among the k candidates, so that no rerank could find it.
+    missed: it is in the pool, but not among the k candidates, so that no rerank could find it; worst: not drawn, but
+    those whose right answer stands lowest after the rerank, the lowest first.
     """
     was_first, is_first = coarse.mid <= 1, two_stage.mid <= 1
     members = (~was_first & is_first, was_first & ~is_first, was_first & is_first, coarse.answerable & (coarse.mid > k))
@@ -26,4 +27,6 @@ def pick_examples(
         found = np.flatnonzero(member)
         drawn = generator.choice(found, size=min(each, found.size), replace=False)
         picked.extend((int(query), kind) for query in sorted(drawn.tolist()))
-    return picked
+    behind = np.flatnonzero(coarse.answerable & ~is_first)
+    lowest = behind[np.argsort(-two_stage.mid[behind], kind="stable")][:each]
+    return [*picked, *((int(query), "worst") for query in lowest)]

@@ -20,7 +20,7 @@ from mgvr_core.evaluation.pages import to_json
 
 SCHEMA = 1
 
-ExampleKind = Literal["win", "loss", "both_right", "missed", "search"]
+ExampleKind = Literal["win", "loss", "both_right", "missed", "worst", "search"]
 
 
 @dataclass(frozen=True)
@@ -191,7 +191,8 @@ class Hit:
 class Example:
     """A query and the top of its final list.
 
-    hits: the top 5; where a right answer exists and is not among them, the best one follows as a last hit.
+    hits: the top 5; where a right answer exists and is not among them, the best one follows as a last hit, from
+    beyond the candidates too.
     kind: "search" where no right answer is known; else see `picks.pick_examples`.
     """
 
@@ -204,12 +205,23 @@ class Example:
 
 
 @dataclass(frozen=True)
+class HubVideo:
+    """A video that comes first for many more queries than it is right for (see `hubs`)."""
+
+    video: str
+    first: int
+    right: int
+    label: str = ""
+
+
+@dataclass(frozen=True)
 class Report:
     """A retrieval run. Without right answers `metrics` is None: a plain search, whose page has results alone.
 
     created: ISO 8601 with the offset. summary: one or two sentences below the title. queries, pool: of the run.
     unlabelled_queries: answered but not measured, because no right answer was given. files: name relative to the
     report -> what it holds. thumbnails: video -> data: URI of a JPEG (see `thumbnails.data_uri`).
+    protocol: name -> value, as shown: what a reader must know before these figures are set beside others.
     """
 
     title: str
@@ -231,6 +243,8 @@ class Report:
     examples: tuple[Example, ...] = ()
     examples_note: str = ""
     thumbnails: Mapping[str, str] = field(default_factory=dict)
+    protocol: Mapping[str, str] = field(default_factory=dict)
+    hubs: tuple[HubVideo, ...] = ()
     schema: int = SCHEMA
 
     def to_json(self) -> str:

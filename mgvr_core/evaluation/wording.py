@@ -3,23 +3,46 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Literal, Protocol
 
 from mgvr_core.evaluation.bootstrap import Gain, Interval
-from mgvr_core.evaluation.report import Direction, Directions, ExampleKind, Hit, Macs, Report
+from mgvr_core.evaluation.report import Direction, Directions, ExampleKind, Hit, Macs, Report, StageTime
 
 TITLES = {"text_to_video": "Text to video", "video_to_text": "Video to text"}
 _SOUGHT = {"text_to_video": "video", "video_to_text": "text"}
+
+HUBS = (
+    "Videos that come first for more than twice as many queries as they are right for: they are near to every text. "
+    "A correction of hubness lowers them."
+)
 
 EXAMPLE_TITLES: dict[ExampleKind, tuple[str, str]] = {
     "win": ("Won by the rerank", "The right video came first only after stage 2."),
     "loss": ("Lost by the rerank", "The right video came first before stage 2, and no longer after it."),
     "both_right": ("Right both times", "The right video came first before and after stage 2."),
     "missed": ("Missed by stage 1", "The right video is not among the candidates, so no rerank can find it."),
+    "worst": ("The worst", "Of all queries, those whose right video stands lowest in the final list."),
     "search": ("Results", "The first videos of each final list."),
 }
+
+
+class Resampled(Protocol):
+    """Whatever says how its intervals were made."""
+
+    @property
+    def level(self) -> float:
+        """Of the intervals, 0 to 1."""
+
+    @property
+    def resamples(self) -> int:
+        """How many were drawn."""
+
+    @property
+    def interval_unit(self) -> Literal["query", "group"]:
+        """What was drawn: single queries, or all those of a video together."""
 
 
 @dataclass(frozen=True)
@@ -125,11 +148,11 @@ def ceiling(name: str, direction: Direction) -> str:
     )
 
 
-def intervals_note(direction: Direction) -> str:
+def intervals_note(measured: Resampled) -> str:
     """How the intervals were made."""
-    unit = "queries" if direction.interval_unit == "query" else "videos, the queries of one drawn together"
-    level = f"{100 * direction.level:g} %"
-    return f"Ranges are {level} bootstrap intervals ({count(direction.resamples)} resamples of {unit})."
+    unit = "queries" if measured.interval_unit == "query" else "videos, the queries of one drawn together"
+    level = f"{100 * measured.level:g} %"
+    return f"Ranges are {level} bootstrap intervals ({count(measured.resamples)} resamples of {unit})."
 
 
 def heat(number: int, direction: Direction) -> int:
@@ -202,10 +225,10 @@ def _part(part: int, whole: int) -> str:
     return f"{count(part)} of {count(whole)} ({percent(part / whole if whole else 0)} %)"
 
 
-def stage_rows(report: Report) -> list[tuple[str, str, float]]:
+def stage_rows(stages: Sequence[StageTime]) -> list[tuple[str, str, float]]:
     """(stage, seconds as text, share of the total)."""
-    total = sum(stage.seconds for stage in report.stages)
-    return [(stage.name, seconds(stage.seconds), stage.seconds / total if total else 0.0) for stage in report.stages]
+    total = sum(stage.seconds for stage in stages)
+    return [(stage.name, seconds(stage.seconds), stage.seconds / total if total else 0.0) for stage in stages]
 
 
 def seconds(value: float) -> str:

@@ -280,6 +280,20 @@ def test_queries_without_right_answers_are_a_plain_search(
     assert str(folder / "report.html") in capsys.readouterr().out
 
 
+def test_every_example_shows_the_right_video_beside_those_that_were_chosen(recalled: tuple[Report, Path]) -> None:
+    """The worst queries too, though stage 2 never saw their right video."""
+    report, folder = recalled
+    worst = [example for example in report.examples if example.kind == "worst"]
+    assert worst
+    ranks = [example.two_stage_rank for example in worst]
+    assert ranks == sorted(ranks, reverse=True)
+    for example in report.examples:
+        assert sum(hit.right is True for hit in example.hits) >= 1
+        assert {hit.video for hit in example.hits} <= set(report.thumbnails)
+    assert report.protocol["Candidates reranked"] == str(text_to_video(report).k)
+    assert {"report.csv", "report.tex"} <= {path.name for path in folder.iterdir()} & set(report.files)
+
+
 def test_an_older_snapshot_is_read_by_its_number(
     run, versions: Path, whole: tuple[Report, Path], queries: list[Query]
 ) -> None:

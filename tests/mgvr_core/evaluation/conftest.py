@@ -7,7 +7,17 @@ import pytest
 
 from mgvr_core.evaluation.comparison import compare
 from mgvr_core.evaluation.metrics import MISSING, positions_from_scores
-from mgvr_core.evaluation.report import Captions, Directions, Example, Hit, Macs, Manifest, Report, StageTime
+from mgvr_core.evaluation.report import (
+    Captions,
+    Directions,
+    Example,
+    Hit,
+    HubVideo,
+    Macs,
+    Manifest,
+    Report,
+    StageTime,
+)
 from mgvr_core.evaluation.thumbnails import data_uri
 
 
@@ -47,5 +57,7 @@ def report(positions):
         warnings=("3 captions are too long.",),
         files={"run.trec": "the final lists"},
         examples=(Example("win", "q1", "a red circle", hits, 4, 1),),
+        protocol={"Right videos a query": "1"},
+        hubs=(HubVideo("v1", 31, 2, "clip <1>"),),
         thumbnails={"v1": data_uri(b"\xff\xd8\xff\xd9")},
     )

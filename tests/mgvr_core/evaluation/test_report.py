@@ -1,6 +1,8 @@
 """The report as a file that programs read and pages that people open."""
 
+import csv
 import dataclasses
+import io
 import json
 import re
 
@@ -12,7 +14,7 @@ from mgvr_core.errors import MgvrError
 from mgvr_core.evaluation.comparison import compare
 from mgvr_core.evaluation.metrics import positions_from_scores
 from mgvr_core.evaluation.render import write_report
-from mgvr_core.evaluation.report import SCHEMA, Directions, Example, Hit, Report
+from mgvr_core.evaluation.report import SCHEMA, Directions, Example, Hit, HubVideo, Report
 
 LOADS = {"src", "href", "srcset", "data", "poster", "action", "background", "xlink:href"}
 
@@ -23,14 +25,41 @@ def pages(report, folder):
 
 def plain_search(report):
     hits = tuple(dataclasses.replace(hit, right=None) for hit in report.examples[0].hits)
-    return dataclasses.replace(report, metrics=None, examples=(Example("search", "q1", "a red circle", hits),))
+    example = Example("search", "q1", "a red circle", hits)
+    return dataclasses.replace(report, metrics=None, examples=(example,), protocol={}, hubs=())
 
 
-def test_three_files_and_nothing_else(report, tmp_path):
+def test_the_files_and_nothing_else(report, tmp_path):
     written = write_report(report, tmp_path / "new" / "folder")
 
-    assert sorted(written) == ["report.html", "report.json", "report.md"]
+    assert sorted(written) == ["report.csv", "report.html", "report.json", "report.md", "report.tex"]
     assert sorted((tmp_path / "new" / "folder").iterdir()) == sorted(written.values())
+    assert sorted(write_report(plain_search(report), tmp_path)) == ["report.html", "report.json", "report.md"]
+
+
+def test_the_csv_has_every_figure_in_full(report, tmp_path):
+    rows = list(csv.DictReader(io.StringIO(pages(report, tmp_path)["report.csv"])))
+    found = {(row["direction"], row["list"], row["metric"]): row for row in rows}
+
+    direction = report.metrics.text_to_video
+    mrr = found["text_to_video", "two-stage", "MRR"]
+    assert [float(mrr[key]) for key in ("value", "low", "high")] == list(
+        dataclasses.astuple(direction.two_stage["MRR"])
+    )
+    assert float(found["text_to_video", "score TIB_frame", "R@5"]["value"]) == direction.two_stage["R@5"].value
+    gain = found["video_to_text", "two-stage minus coarse", "R@1"]
+    assert (float(gain["value"]), float(gain["p"])) == (direction.gain["R@1"].value, direction.gain["R@1"].p_value)
+    assert (gain["queries"], gain["pool"], gain["k"]) == ("120", "40", "10")
+
+
+def test_the_latex_has_a_table_for_each_direction_with_its_pool(report, tmp_path):
+    text = pages(report, tmp_path)["report.tex"]
+
+    assert text.count(r"\toprule") == text.count(r"\end{table}") == 2
+    assert r"score TIB\_frame & " in text
+    assert text.count("120 queries, pool of 40, 10 candidates reranked") == 2
+    assert "% Right videos a query: 1" in text
+    assert {len(re.findall("(?<!\\\\)&", line)) for line in text.splitlines() if line.endswith(r"\\")} == {5}
 
 
 def test_coarse_and_two_stage_stand_side_by_side_in_the_json(report, tmp_path):
@@ -107,6 +136,8 @@ def everywhere(report, text):
         examples=(Example("win", text, text, (Hit(text, 1, 1, True, text), Hit(text, 2, 2)), 1, 1),),
         examples_note=text,
         thumbnails={text: text},
+        protocol=named,
+        hubs=(HubVideo(text, 3, 0),),
     )
 
 
@@ -153,6 +184,8 @@ def test_both_pages_show_every_figure(report, tmp_path):
         "TIB",
         "Captions are ranked one by one.",
         "3 captions are too long.",
+        "Right videos a query",
+        "31",
         "mgvr retrieve --k 10",
         "0123456789abcdef",
     ]
