@@ -52,7 +52,7 @@ def load(
     """
     merged: dict[str, Any] = {}
     if file is not None:
-        merged = _expand(_read_yaml(file), environment or {}, str(file))
+        merged = _expand(read_yaml(file), environment or {}, str(file))
     annotations = {name: field.annotation for name, field in keys(kind)}
     for dotted, text in overrides.items():
         assign(merged, dotted, _read_value(text, annotations.get(dotted)))
@@ -88,7 +88,8 @@ def section_of(annotation: object) -> type[BaseModel] | None:
     return None
 
 
-def _read_yaml(file: Path) -> dict[str, Any]:
+def read_yaml(file: Path) -> dict[str, Any]:
+    """The keys and values of a configuration file as they stand there; raises MgvrError where it is none."""
     try:
         document = yaml.safe_load(file.read_text(encoding="utf-8"))
     except IsADirectoryError:

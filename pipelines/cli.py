@@ -16,9 +16,13 @@ _COMMANDS = {
         "pipelines.corpus",
         "a feature set and its corpus: plan, status, failures, verify, recode, gc and more",
     ),
-    "train": ("pipelines.train", "captioned videos -> a model"),
-    "sweep": ("pipelines.sweep", "trainings that differ in one thing each -> one table"),
+    "train": ("pipelines.train", "captioned videos -> a model; with --scorer, the weights of another system's score"),
     "retrieve": ("pipelines.retrieve", "queries over a feature set -> answers and a metric report"),
+    "sweep": ("pipelines.sweep", "retrieval systems over a grid, or trainings that differ in one thing -> one table"),
+    "scorers": ("pipelines.scorers", "every score there is: its formula, source, what it reads and what it costs"),
+    "dataset": ("pipelines.dataset", "a benchmark's annotation files -> manifests, and what your copy lacks"),
+    "evaluate": ("pipelines.evaluate", "a similarity matrix or a TREC run -> figures by the benchmark's protocol"),
+    "compare": ("pipelines.compare", "two runs side by side, paired query by query"),
     "doctor": ("pipelines.doctor", "what works on this machine, what does not, and what to do about it"),
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import os
 import sys
@@ -13,7 +14,7 @@ from typing import Any, get_args
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from mgvr_core.config import ConfigT, Section, keys, load, section_of, suggest
+from mgvr_core.config import ConfigT, Section, keys, load, read_yaml, section_of, suggest
 from mgvr_core.errors import MgvrError
 
 _TRUTHS = ("true", "false", "yes", "no", "on", "off")
@@ -52,6 +53,20 @@ def read_options(kind: type[ConfigT], program: str, guide: str | None, argv: Seq
             value = words.pop(0)
         overrides[name] = value
     return load(kind, file, overrides, os.environ)
+
+
+def given_keys(argv: Sequence[str]) -> set[str]:
+    """The outermost keys that a command line gives, in its file or as options: for a job of more than one kind.
+
+    What is wrong with them is for `read_options` to say.
+    """
+    words = [word.removeprefix("--").partition("=")[0].partition(".")[0] for word in argv if word.startswith("--")]
+    found = {word.replace("-", "_") for word in words}
+    for word in argv:
+        if word.endswith((".yaml", ".yml")) and Path(word).is_file():
+            with contextlib.suppress(MgvrError):
+                found |= read_yaml(Path(word)).keys()
+    return found
 
 
 def help_text(kind: type[Section], program: str, guide: str | None) -> str:

@@ -13,6 +13,7 @@ Writes   OUT/model/                the chosen checkpoint, which encode and retri
 
 The step is the same for any number of workers: a batch of B on one worker gives what B / n on each of n workers gives.
 With --features the heads alone are trained, from a feature set that this model made: no video is opened.
+With --scorer the weights of another system's score are trained on such a set: see mgvr train --scorer x_pool --help.
 
   mgvr train --corpus.uri train.jsonl --model.name ViT-B-32-quickgelu --model.weights openai --out runs/train
   mgvr train jobs/train.yaml --epochs 10 --optimiser.lr 5e-4 --memory.chunk 16
@@ -33,7 +34,8 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from mgvr_core.errors import JobError
 from mgvr_core.model import checkpoint
 from mgvr_core.training import state
-from pipelines import finishing, starting
+from pipelines import finishing, heads, starting
+from pipelines.options import given_keys
 from pipelines.progress import progress
 from pipelines.runtime import cluster, main
 from pipelines.train_options import TrainConfig
@@ -88,7 +90,10 @@ def _fit(config: TrainConfig, task: TrainingTask) -> None:
 
 def run(argv: Sequence[str] | None = None) -> int:
     """The command line of this job; returns its exit code."""
-    return main(TrainConfig, train, "mgvr train", __doc__, argv)
+    words = sys.argv[1:] if argv is None else argv
+    if "scorer" in given_keys(words):
+        return heads.run(words)
+    return main(TrainConfig, train, "mgvr train", __doc__, words)
 
 
 if __name__ == "__main__":

@@ -11,8 +11,8 @@ from small_jobs import FRESH, SAMPLING
 
 from mgvr_core.config import load, parse
 from mgvr_core.errors import JobError, MgvrError
-from pipelines import sweep as job
-from pipelines.sweep import SweepConfig, cells_of, sweep
+from pipelines import sweep_trainings as job
+from pipelines.sweep_trainings import SweepConfig, cells_of, sweep
 
 ROOT = Path(__file__).resolve().parents[2]
 COARSE = {"loss.frame_weak": 0, "loss.patch_weak": 0, "loss.strong": 0, "loss.pearson": 0}

@@ -1,0 +1,186 @@
+"""From what the cells gave to the report of a sweep."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from mgvr_core.evaluation.bootstrap import Interval, intervals, paired_gains
+from mgvr_core.evaluation.hubs import hubs
+from mgvr_core.evaluation.metrics import Measure, Positions, per_query, ranks, summarise
+from mgvr_core.evaluation.report import Manifest, Ties
+from mgvr_core.evaluation.significance import group_letters
+from mgvr_core.evaluation.systems import Expectation, System, SystemsReport
+from mgvr_core.evaluation.trec import write_qrels
+from mgvr_core.features.store import FeatureStore
+from mgvr_core.files import placing
+from pipelines.answers import Queries, Truth
+from pipelines.environment import command_line, hardware, versions
+from pipelines.grid import Cell, GridConfig, cell_folder
+from pipelines.grid_cells import read_positions
+from pipelines.pool import load_pool
+
+RATES = ("R@", "MRR", "nDCG")
+"""What the names of metrics begin with that are shares of 1: stated and shown in percent."""
+
+
+def build_systems(config: GridConfig, cells: Sequence[Cell], queries: Queries) -> SystemsReport:
+    """Every cell as a row, measured on the same queries and the same resamples."""
+    out = Path(config.out).absolute()
+    found = {cell.name: read_positions(cell_folder(out, cell)) for cell in cells}
+    about = {cell.name: _about(out, cell) for cell in cells}
+    measures = {name: per_query(position) for name, (position, _) in found.items()}
+    ceilings = {cell.name: Measure(_recalled(found[cell.name][0], cell.k)) for cell in cells if cell.k is not None}
+    labelled = [ids for ids in queries.relevant if ids]
+    groups: list[str] | None = ["\0".join(sorted(ids)) for ids in labelled]
+    if groups is not None and len(set(groups)) == len(groups):
+        groups = None
+    options: dict[str, Any] = {"samples": config.report.bootstrap, "seed": config.report.seed, "groups": groups}
+    flat = {f"{name}\0{metric}": each for name, of in measures.items() for metric, each in of.items()}
+    spread = intervals({**flat, **{f"{name}\0ceiling": each for name, each in ceilings.items()}}, **options)
+    baseline = config.baseline or cells[0].name
+    letters = group_letters({name: of["R@1"].values for name, of in measures.items()}, groups)
+    systems = []
+    for cell in cells:
+        position, note = found[cell.name][0], about[cell.name]
+        summary = summarise(position)
+        figures = {metric: spread[f"{cell.name}\0{metric}"] for metric in measures[cell.name]}
+        systems.append(
+            System(
+                name=cell.name,
+                settings=cell.settings,
+                queries=position.num_queries,
+                pool=position.pool,
+                figures=figures,
+                gain={} if cell.name == baseline else paired_gains(measures[cell.name], measures[baseline], **options),
+                groups=letters[cell.name],
+                recall_at_k=spread[f"{cell.name}\0ceiling"] if cell.k is not None else None,
+                macs=note["macs"],
+                seconds=note["seconds"],
+                bytes=note["bytes"],
+                parameters=note["parameters"],
+                transductive="transductive" in note["label"],
+                ties=Ties(summary.tied_queries, summary.optimistic, summary.pessimistic)
+                if summary.tied_queries
+                else None,
+                unanswerable=summary.unanswerable,
+                expected=_expected(config.expected.get(cell.name, {}), figures),
+                note=note["label"],
+            )
+        )
+    best = max(systems, key=lambda system: system.figures["R@1"].value)
+    return SystemsReport(
+        title=config.title,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        systems=tuple(systems),
+        manifest=_manifest(config, about),
+        protocol=_protocol(config, systems[0]),
+        baseline=baseline,
+        warnings=_warnings(cells, about),
+        hubs=_hubs(out, cells, queries, {baseline: None, best.name: None}),
+        resamples=config.report.bootstrap,
+        interval_unit="query" if groups is None else "group",
+        files={
+            "ranks.parquet": "the rank of the right video of every query, by every system",
+            "qrels.trec": "the right answers as TREC qrels",
+        },
+    )
+
+
+def write_ranks(out: Path, cells: Sequence[Cell], queries: Queries) -> None:
+    """OUT/ranks.parquet and qrels.trec: what mgvr compare pairs queries by, and which of them describe one video."""
+    write_qrels(
+        out / "qrels.trec", ((name, ids) for name, ids in zip(queries.ids, queries.relevant, strict=True) if ids)
+    )
+    ids = [name for name, relevant in zip(queries.ids, queries.relevant, strict=True) if relevant]
+    tables = [
+        pa.table(
+            {
+                "system": pa.array([cell.name] * len(ids)),
+                "direction": pa.array(["text_to_video"] * len(ids)),
+                "query": pa.array(ids),
+                "rank": ranks(read_positions(cell_folder(out, cell))[0]).mid,
+            }
+        )
+        for cell in cells
+    ]
+    with placing(out / "ranks.parquet") as partial:
+        pq.write_table(pa.concat_tables(tables), partial)
+
+
+def _about(out: Path, cell: Cell) -> dict[str, Any]:
+    note: dict[str, Any] = json.loads((cell_folder(out, cell) / "cell.json").read_text(encoding="utf-8"))
+    return note
+
+
+def _recalled(positions: Positions, k: int) -> NDArray[np.float64]:
+    """(Q,) 1 where a right answer is among the k candidates: none of them stands below k others."""
+    listed = np.zeros(positions.num_queries)
+    listed[positions.query[positions.better < k]] = 1.0
+    return listed
+
+
+def _expected(stated: Mapping[str, tuple[float, float]], figures: Mapping[str, Interval]) -> tuple[Expectation, ...]:
+    found = []
+    for metric, (value, tolerance) in stated.items():
+        unit = 100 if metric.startswith(RATES) else 1
+        found.append(Expectation(metric, value / unit, tolerance / unit, figures[metric].value))
+    return tuple(found)
+
+
+def _hubs(
+    out: Path, cells: Sequence[Cell], queries: Queries, wanted: Mapping[str, None]
+) -> tuple[tuple[str, str, int, int], ...]:
+    """Of some systems: videos that come first for many more queries than they are right for."""
+    found: list[tuple[str, str, int, int]] = []
+    for cell in cells:
+        if cell.name not in wanted:
+            continue
+        pool = load_pool(FeatureStore(_about(out, cell)["features"]).snapshot())
+        right = np.bincount(Truth.of(queries, pool).video, minlength=len(pool))
+        for video, first, times in hubs(read_positions(cell_folder(out, cell))[1], right):
+            found.append((cell.name, pool.names(np.array([video]))[0], first, times))
+    return tuple(found)
+
+
+def _manifest(config: GridConfig, about: Mapping[str, dict[str, Any]]) -> Manifest:
+    fingerprints: dict[str, str] = {}
+    for note in about.values():
+        fingerprints |= note["fingerprints"]
+    return Manifest(
+        command=command_line(),
+        configuration=config.model_dump(mode="json"),
+        fingerprints=fingerprints,
+        versions=versions(),
+        hardware=hardware(),
+        seed=config.report.seed,
+    )
+
+
+def _protocol(config: GridConfig, system: System) -> dict[str, str]:
+    rows: dict[str, str] = {}
+    if config.dataset is not None:
+        rows |= json.loads(Path(config.dataset).read_text(encoding="utf-8"))["protocol"]
+    answered = system.queries - system.unanswerable
+    return {
+        **rows,
+        "pool": f"{system.pool} videos",
+        "queries": f"{system.queries}, of which {answered} have a right video in the pool",
+        "direction": "text to video; a query counts as answered at K if any of its right videos is among the first K",
+        "rank": "1 + better ones + half of those tied with the right one",
+    }
+
+
+def _warnings(cells: Sequence[Cell], about: Mapping[str, dict[str, Any]]) -> tuple[str, ...]:
+    found: dict[str, None] = {}
+    for cell in cells:
+        found |= dict.fromkeys(f"{cell.model}: {warning}" for warning in about[cell.name]["warnings"])
+    return tuple(found)

@@ -1,0 +1,196 @@
+"""Retrieval systems over a grid, on the same queries, as one table with its price.
+
+Reads    a sweep file: `models` with their features, and a `grid` of scorers, k, weights, codecs, indexes, corrections
+         and seeds; `procedural`, or corpus, queries and training videos; `expected` figures, if it is to guard them
+Writes   OUT/systems.html, .md, .csv, .tex, .json   the table with intervals and costs, Pareto plots, a ranking
+         OUT/ranks.parquet                          the rank of the right video of every query, by every system
+         OUT/cells/                                 what each system gave
+         OUT/qrels.trec                             which videos are right, as TREC qrels
+         OUT/features/, heads/, models/, work/ ...  what systems share: one encoding, one stage 1, one head
+
+A system that is done is not done again, and what was killed goes on: run the same command. Where a figure is not as
+expected the sweep ends with exit code 1, after everything is written. On several nodes OUT must lie on storage that all
+of them share.
+
+  mgvr sweep jobs/sweeps/demo.yaml
+  mgvr sweep jobs/sweeps/demo.yaml --out runs/sweep --parallel 2
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.exceptions import RayError
+
+from mgvr_core.config import Section
+from mgvr_core.errors import JobError
+from mgvr_core.evaluation.systems import SystemsReport
+from mgvr_core.evaluation.systems_pages import write_systems
+from mgvr_core.features.store import FeatureStore
+from mgvr_core.identity import hash_file, hash_json
+from pipelines.grid import NONE, SHARED, Cell, GridConfig, cell_folder, cells_of
+from pipelines.grid_cells import score_cells
+from pipelines.grid_inputs import corpus_of, prepare, queries_of
+from pipelines.grid_report import RATES, build_systems, write_ranks
+from pipelines.making import make_corpus
+from pipelines.progress import progress
+from pipelines.runtime import cluster, main, summary
+
+_TABLES = {"codec": "codecs", "index": "indexes", "weights": "weights", "correction": "corrections"}
+
+
+def sweep_grid(config: GridConfig) -> SystemsReport:
+    """Do what is missing and make the table; raises MgvrError before Ray starts for a grid that is not valid.
+
+    Raises JobError at the end where a cell failed or a figure has drifted; the others are done then, and kept.
+    """
+    began = time.monotonic()
+    out, cells = Path(config.out).absolute(), cells_of(config)
+    digests = digests_of(config, cells)
+    waiting = [cell for cell in cells if not is_done(out, cell, digests[cell])]
+    failures: list[str] = []
+    if waiting:
+        with cluster(config.ray):
+            failures = _run(config, waiting, digests)
+    if failures:
+        raise JobError("\n".join([f"{len(failures)} of {len(cells)} systems failed:", *failures]))
+    queries = queries_of(config)
+    report = build_systems(config, cells, queries)
+    files = write_systems(report, out)
+    write_ranks(out, cells, queries)
+    rows = {
+        "systems": f"{len(cells)}, of which {len(cells) - len(waiting)} were there already"
+        + ("" if waiting else ": nothing was left to do"),
+        "expected": _expectations(report),
+        "time": f"{time.monotonic() - began:.0f} s",
+        "report": str(files["systems.html"]),
+    }
+    print(summary("sweep: done", rows))
+    if report.drifted:
+        raise JobError("\n".join(["figures are not as expected:", *_drift(report)]))
+    return report
+
+
+def is_done(out: Path, cell: Cell, digest: str) -> bool:
+    """Whether a cell has been scored and measured with just these settings and inputs."""
+    mark = cell_folder(out, cell) / "cell.json"
+    return mark.exists() and json.loads(mark.read_text(encoding="utf-8"))["digest"] == digest
+
+
+def _run(config: GridConfig, waiting: Sequence[Cell], digests: dict[Cell, str]) -> list[str]:
+    """Score cells, those of a model after what they share; returns what failed."""
+    out = Path(config.out).absolute()
+    if config.procedural is not None:
+        make_corpus(out / "corpus", config.procedural)
+    queries = queries_of(config)
+    failures: list[str] = []
+    for name in dict.fromkeys(cell.model for cell in waiting):
+        mine = [cell for cell in waiting if cell.model == name]
+        inputs = prepare(config, name, mine, queries)
+        given = ray.put(config), ray.put(inputs), ray.put(queries)
+        groups: dict[tuple[Any, ...], list[Cell]] = {}
+        for cell in mine:
+            groups.setdefault(tuple(getattr(cell, axis) for axis in SHARED), []).append(cell)
+        failures += _score(config, out, given, list(groups.values()), digests)
+    return failures
+
+
+def _score(
+    config: GridConfig,
+    out: Path,
+    given: tuple[Any, Any, Any],
+    groups: list[list[Cell]],
+    digests: dict[Cell, str],
+) -> list[str]:
+    failures: list[str] = []
+    running: dict[Any, list[Cell]] = {}
+    queue = list(groups)
+    with progress("sweep", sum(map(len, groups)), "systems") as counter:
+        while queue or running:
+            while queue and len(running) < config.parallel:
+                cells = queue.pop(0)
+                folders = [str(cell_folder(out, cell)) for cell in cells]
+                task = score_cells.remote(*given, cells, [digests[cell] for cell in cells], folders)
+                running[task] = cells
+            (done,), _ = ray.wait(list(running))
+            cells = running.pop(done)
+            try:
+                ray.get(done)
+                counter.add.remote("systems", len(cells))
+            except RayError as error:
+                failures += [f"{cell.name}: {str(error).strip().splitlines()[-1]}" for cell in cells]
+                counter.add.remote("failed", len(cells))
+    return failures
+
+
+def digests_of(config: GridConfig, cells: Sequence[Cell]) -> dict[Cell, str]:
+    """What each cell's figures depend on: its settings and inputs, but not where and how it runs.
+
+    Of the videos themselves `mgvr encode` knows; it is not asked where this says that all is done.
+    """
+    if config.procedural is not None:
+        data: Any = config.procedural.model_dump(mode="json")
+    else:
+        corpora = [corpus_of(config, split) for split in ("test", "train", "validation")]
+        assert config.queries is not None
+        data = [
+            *(None if corpus is None else [corpus.model_dump(mode="json"), _file(corpus.uri)] for corpus in corpora),
+            [config.queries.model_dump(mode="json"), _file(config.queries.uri)],
+        ]
+    shared = [data, config.bank, config.report.seed]
+    models = {name: hash_json([shared, _model(config, name)]) for name in config.models}
+    return {cell: hash_json([models[cell.model], *_used(config, cell)]) for cell in cells}
+
+
+def _model(config: GridConfig, name: str) -> list[Any]:
+    choice = config.models[name]
+    checkpoint = None if choice.model is None else choice.model.checkpoint
+    files = sorted(Path(checkpoint).rglob("*")) if checkpoint and Path(checkpoint).is_dir() else []
+    stores = (choice.features, choice.training_features)
+    return [
+        choice.model_dump(mode="json"),
+        [hash_file(file) for file in files if file.is_file()] if files else _file(checkpoint or ""),
+        [None if store is None else FeatureStore(store).snapshot().number for store in stores],
+    ]
+
+
+def _used(config: GridConfig, cell: Cell) -> Iterable[Any]:
+    yield [getattr(cell, axis) for axis in (*SHARED, "correction")]
+    for axis, table in _TABLES.items():
+        name = getattr(cell, axis)
+        entry: Section | None = None if name == NONE else getattr(config, table)[name]
+        yield None if entry is None else entry.model_dump(mode="json")
+    yield [config.heads, config.head.get(cell.scorer)] if cell.learned else None
+
+
+def _file(name: str) -> str | None:
+    return hash_file(Path(name)) if Path(name).is_file() else None
+
+
+def _expectations(report: SystemsReport) -> str:
+    stated = sum(len(system.expected) for system in report.systems)
+    if not stated:
+        return "nothing was stated"
+    return f"{stated - len(report.drifted)} of {stated} figures OK" + (", the others FAIL" if report.drifted else "")
+
+
+def _drift(report: SystemsReport) -> Iterable[str]:
+    for system, each in report.drifted:
+        unit = 100 if each.metric.startswith(RATES) else 1
+        found, value, tolerance = (unit * number for number in (each.found, each.value, each.tolerance))
+        yield f"  FAIL  {system.name}: {each.metric} is {found:.4g}, expected {value:g} within {tolerance:g}"
+
+
+def run(argv: Sequence[str] | None = None) -> int:
+    """The command line of this job; returns its exit code."""
+    return main(GridConfig, sweep_grid, "mgvr sweep", __doc__, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(run())
