@@ -4,7 +4,7 @@ Writes   OUT/corpus/     real mp4 files of coloured shapes on textures, with cap
          OUT/train/      a small model trained on them; training.html says how it went
          OUT/features/   the test videos, encoded
          OUT/results.parquet, run.trec, qrels.trec   the answers to their captions
-         OUT/report.{json,md,html}                   coarse against two-stage retrieval
+         OUT/report.{html,md,json,csv,tex}           coarse against two-stage retrieval
 
 The captions name one short event of several in a video, or the order of two. One vector for a whole video can hardly
 tell; frames and patches can. That is what two-stage retrieval is for, and what the report measures.

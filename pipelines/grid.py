@@ -96,7 +96,6 @@ class GridConfig(Section):
         None, description="captioned videos that scorers and models are trained on, and that banks are drawn from"
     )
     validation: CorpusConfig | None = Field(None, description="captioned videos that a trained model is chosen on")
-    dataset: LocalPath | None = Field(None, description="a dataset.json of mgvr dataset: its protocol is in the report")
     models: dict[str, ModelChoice] = Field(min_length=1, description="name -> a model and its features")
     codecs: dict[str, CodecConfig] = Field(default_factory=dict, description="name -> keys of codec")
     indexes: dict[str, IndexConfig] = Field(default_factory=dict, description="name -> keys of search.index")

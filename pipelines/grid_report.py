@@ -166,12 +166,9 @@ def _manifest(config: GridConfig, about: Mapping[str, dict[str, Any]]) -> Manife
 
 
 def _protocol(config: GridConfig, system: System) -> dict[str, str]:
-    rows: dict[str, str] = {}
-    if config.dataset is not None:
-        rows |= json.loads(Path(config.dataset).read_text(encoding="utf-8"))["protocol"]
     answered = system.queries - system.unanswerable
     return {
-        **rows,
+        **config.report.protocol(),
         "pool": f"{system.pool} videos",
         "queries": f"{system.queries}, of which {answered} have a right video in the pool",
         "direction": "text to video; a query counts as answered at K if any of its right videos is among the first K",

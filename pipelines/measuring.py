@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from pydantic import Field
 
-from mgvr_core.config import Section
+from mgvr_core.config import LocalPath, Section
+from mgvr_core.errors import MgvrError
 from mgvr_core.evaluation.comparison import compare
 from mgvr_core.evaluation.hubness import CorrectionConfig
 from mgvr_core.evaluation.metrics import Positions, concatenate, positions_from_scores
@@ -62,6 +65,21 @@ class ReportConfig(Section):
     bootstrap: int = Field(2000, gt=0, description="resamples of the confidence intervals")
     seed: int = Field(0, description="seed of the resamples and of the choice of examples")
     examples: int = Field(3, ge=0, description="example queries of each kind (win, loss, both right, missed, worst)")
+    dataset: LocalPath | None = Field(
+        None, description="dataset.json of mgvr dataset, whose protocol the report shows beside the figures"
+    )
+
+    def protocol(self) -> dict[str, str]:
+        """The rows of that protocol, or none. Raises MgvrError where the file is not one of mgvr dataset."""
+        if self.dataset is None:
+            return {}
+        try:
+            rows: dict[str, str] = dict(json.loads(Path(self.dataset).read_text(encoding="utf-8"))["protocol"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise MgvrError(
+                f"report.dataset: {self.dataset} is no dataset.json as mgvr dataset writes it ({error})"
+            ) from None
+        return rows
 
 
 @dataclass(frozen=True)
@@ -132,7 +150,7 @@ def build_report(
         },
         examples=tuple(examples),
         thumbnails=thumbnails(examples, near, answers, snapshot),
-        protocol=_protocol(answers, checkpoint, shape.frames) if metrics is not None else {},
+        protocol={**config.protocol(), **_protocol(answers, checkpoint, shape.frames)} if metrics is not None else {},
         hubs=near,
     )
 

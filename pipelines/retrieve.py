@@ -4,7 +4,7 @@ Reads    features: a feature set of mgvr encode; queries.uri: CSV, Parquet or JS
          the ids of the right videos (several may be right); the model that encoded the features
 Writes   OUT/results.parquet              the answers of every query, best first, with both stages' scores and ranks
          OUT/run.trec, OUT/qrels.trec     the same for ir-measures and trec_eval
-         OUT/report.{json,md,html}        metrics with intervals, both directions, cost, examples with thumbnails
+         OUT/report.{html,md,json,csv,tex}  metrics with intervals, both directions, cost, examples with thumbnails
          OUT/work/                        what is finished: the same command again goes on from it, or sums up only
 
 Stage 1 finds k candidates by the coarse vector; stage 2 scores those alone by frames, patches and the coarse score.
@@ -107,6 +107,7 @@ class RetrieveConfig(Section):
 def retrieve(config: RetrieveConfig) -> Report:
     """Run the job; raises MgvrError before Ray starts where the features are not the model's or the queries are bad."""
     config.compute.require_present(config.ray)
+    config.report.protocol()
     bank = [] if config.bank is None else read_queries(config.bank)["text"].to_pylist()
     queries = Queries.from_table(read_queries(config.queries), bank)
     snapshot = FeatureStore(config.features).snapshot(config.snapshot)

@@ -52,6 +52,7 @@ def sweep_grid(config: GridConfig) -> SystemsReport:
     """
     began = time.monotonic()
     out, cells = Path(config.out).absolute(), cells_of(config)
+    config.report.protocol()
     digests = digests_of(config, cells)
     waiting = [cell for cell in cells if not is_done(out, cell, digests[cell])]
     failures: list[str] = []
