@@ -13,6 +13,7 @@ from mgvr_core.datasets.queries import QueriesConfig, read_queries
 from mgvr_core.errors import MgvrError
 from mgvr_core.identity import hash_file
 from pipelines.dataset import DatasetConfig, dataset, run
+from pipelines.measuring import ReportConfig
 
 SAMPLES = Path(__file__).resolve().parents[1] / "annotations"
 
@@ -163,3 +164,12 @@ def test_the_command_refuses_with_2_and_names_the_nearest(tmp_path, capsys):
     assert "no benchmark of this name; did you mean lsmdc?" in capsys.readouterr().err
     assert run(["lsmdc", "--annotations", str(tmp_path), "--out", str(tmp_path)]) == 2
     assert "has no LSMDC16_challenge_1000_publictect.csv" in capsys.readouterr().err
+
+
+def test_reports_show_the_protocol_and_refuse_a_file_that_has_none(tmp_path):
+    _, about = prepare("lsmdc", SAMPLES / "lsmdc", tmp_path / "out")
+    assert ReportConfig(dataset=str(tmp_path / "out/dataset.json")).protocol() == about["protocol"]
+    assert ReportConfig().protocol() == {}
+    for wrong in ("test-queries.jsonl", "nothing.json"):
+        with pytest.raises(MgvrError, match=rf"report.dataset: .*{wrong} is no dataset.json"):
+            ReportConfig(dataset=str(tmp_path / "out" / wrong)).protocol()
