@@ -136,8 +136,8 @@ class System:
         labelled = self._queries.text_of[self._queries.labelled]
         return place, ranking.index[np.searchsorted(rows, labelled), 0], label
 
-    def costs(self) -> dict[str, int]:
-        """Multiply-adds a query, bytes a video, and parameters of the scorer."""
+    def costs(self) -> dict[str, int | None]:
+        """Multiply-adds a query, bytes a video, and parameters of the scorer; what an index multiplies, nobody counts."""
         cell, N, shape = self._cell, len(self._pool), self._shape
         sizes = column_bytes(self._snapshot.schema())
         if cell.scorer == EERCF:
@@ -152,7 +152,9 @@ class System:
             columns = ["video", *columns]
         held = sum(sizes[name] for name in set(columns) - {"mask"})
         macs = N * pair if cell.k is None else N * shape.dim + min(cell.k, N) * pair
-        return {"macs": macs, "pair_macs": pair, "bytes": held, "parameters": parameters}
+        if cell.index != NONE:
+            return {"macs": None, "bytes": held, "parameters": parameters}
+        return {"macs": macs, "bytes": held, "parameters": parameters}
 
     @property
     def label(self) -> str:

@@ -166,13 +166,12 @@ def _manifest(config: GridConfig, about: Mapping[str, dict[str, Any]]) -> Manife
 
 
 def _protocol(config: GridConfig, system: System) -> dict[str, str]:
-    answered = system.queries - system.unanswerable
+    lost = f"{system.unanswerable} of {system.queries}, each a miss" if system.unanswerable else "none"
     return {
         **config.report.protocol(),
-        "pool": f"{system.pool} videos",
-        "queries": f"{system.queries}, of which {answered} have a right video in the pool",
-        "direction": "text to video; a query counts as answered at K if any of its right videos is among the first K",
-        "rank": "1 + better ones + half of those tied with the right one",
+        "A hit at K": "a query any of whose right videos is among the first K",
+        "Rank": "1, the better videos, and half of those that tie with the right one",
+        "Queries whose right videos are not in the pool": lost,
     }
 
 
