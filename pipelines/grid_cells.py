@@ -137,7 +137,7 @@ class System:
         return place, ranking.index[np.searchsorted(rows, labelled), 0], label
 
     def costs(self) -> dict[str, int | None]:
-        """Multiply-adds a query, bytes a video, and parameters of the scorer; what an index multiplies, nobody counts."""
+        """Multiply-adds a query (what an index multiplies, nobody counts), bytes a video, the scorer's parameters."""
         cell, N, shape = self._cell, len(self._pool), self._shape
         sizes = column_bytes(self._snapshot.schema())
         if cell.scorer == EERCF:
