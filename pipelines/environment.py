@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 _VERSIONS = ("mgvr", "torch", "open_clip_torch", "ray", "pyarrow", "av", "decord", "faiss-cpu", "numpy")
+_COMPUTING = ("mgvr", "torch", "open_clip_torch", "faiss-cpu", "numpy")
 
 
 def versions() -> dict[str, str]:
@@ -26,6 +27,11 @@ def versions() -> dict[str, str]:
     if commit := _git_commit():
         found["commit"] = commit
     return found
+
+
+def computing_versions() -> dict[str, str]:
+    """Of what may change a number when a set of features is searched."""
+    return {name: version for name, version in versions().items() if name in _COMPUTING}
 
 
 def hardware() -> dict[str, str]:

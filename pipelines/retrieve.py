@@ -55,7 +55,7 @@ from pipelines.answering import (
     stored_use,
 )
 from pipelines.answers import Answers, Queries
-from pipelines.environment import versions
+from pipelines.environment import computing_versions
 from pipelines.measuring import Found, ReportConfig, build_report
 from pipelines.models import ComputeConfig, model_fingerprint, require_made_by
 from pipelines.pool import load_pool
@@ -68,8 +68,6 @@ from pipelines.work import earlier_seconds, keep_seconds, tidy, work_folder
 
 _RESUMABLE = ("encode texts", SEARCH, RERANK, CERTIFY, "place what stage 1 lost", "video to text: both stages")
 """Stages that are done once for a job, whatever number of runs it takes: the report tells their time of all of them."""
-_COMPUTING = ("mgvr", "torch", "open_clip_torch", "faiss-cpu", "numpy")
-"""Packages whose versions may change a number."""
 
 
 class RetrieveConfig(Section):
@@ -207,7 +205,7 @@ def _texts_identity(config: RetrieveConfig, queries: Queries, checkpoint: Checkp
         "text_length": spec.text_length,
         "tokenizer": hash_json(spec.tokenizer.model_dump(mode="json")),
         "compute": {"device": compute.device, "precision": compute.precision, "threads": compute.threads},
-        "versions": {name: version for name, version in versions().items() if name in _COMPUTING},
+        "versions": computing_versions(),
     }
 
 

@@ -34,6 +34,7 @@ from mgvr_core.evaluation.systems import SystemsReport
 from mgvr_core.evaluation.systems_pages import write_systems
 from mgvr_core.features.store import FeatureStore
 from mgvr_core.identity import hash_file, hash_json
+from pipelines.environment import computing_versions
 from pipelines.grid import NONE, SHARED, Cell, GridConfig, cell_folder, cells_of
 from pipelines.grid_cells import score_cells
 from pipelines.grid_inputs import corpus_of, prepare, queries_of
@@ -72,9 +73,9 @@ def sweep_grid(config: GridConfig) -> SystemsReport:
         "time": f"{time.monotonic() - began:.0f} s",
         "report": str(files["systems.html"]),
     }
-    print(summary("sweep: done", rows))
+    print("\n".join([*_verdicts(report), summary("sweep: done", rows)]))
     if report.drifted:
-        raise JobError("\n".join(["figures are not as expected:", *_drift(report)]))
+        raise JobError("\n".join(["figures are not as expected:", *_verdicts(report, drifted=True)]))
     return report
 
 
@@ -131,7 +132,7 @@ def _score(
 
 
 def digests_of(config: GridConfig, cells: Sequence[Cell]) -> dict[Cell, str]:
-    """What each cell's figures depend on: its settings and inputs, but not where and how it runs.
+    """What each cell's figures depend on: settings, inputs and versions, but not where and how it runs.
 
     Of the videos themselves `mgvr encode` knows; it is not asked where this says that all is done.
     """
@@ -144,7 +145,7 @@ def digests_of(config: GridConfig, cells: Sequence[Cell]) -> dict[Cell, str]:
             *(None if corpus is None else [corpus.model_dump(mode="json"), _file(corpus.uri)] for corpus in corpora),
             [config.queries.model_dump(mode="json"), _file(config.queries.uri)],
         ]
-    shared = [data, config.bank, config.report.seed]
+    shared = [data, config.bank, config.report.seed, computing_versions()]
     models = {name: hash_json([shared, _model(config, name)]) for name in config.models}
     return {cell: hash_json([models[cell.model], *_used(config, cell)]) for cell in cells}
 
@@ -181,11 +182,16 @@ def _expectations(report: SystemsReport) -> str:
     return f"{stated - len(report.drifted)} of {stated} figures OK" + (", the others FAIL" if report.drifted else "")
 
 
-def _drift(report: SystemsReport) -> Iterable[str]:
-    for system, each in report.drifted:
-        unit = 100 if each.metric.startswith(RATES) else 1
-        found, value, tolerance = (unit * number for number in (each.found, each.value, each.tolerance))
-        yield f"  FAIL  {system.name}: {each.metric} is {found:.4g}, expected {value:g} within {tolerance:g}"
+def _verdicts(report: SystemsReport, drifted: bool = False) -> Iterable[str]:
+    """A line for every figure that was expected, or for those that have drifted."""
+    for system in report.systems:
+        for each in system.expected:
+            if each.ok and drifted:
+                continue
+            unit = 100 if each.metric.startswith(RATES) else 1
+            found, value, tolerance = (unit * number for number in (each.found, each.value, each.tolerance))
+            verdict = "OK  " if each.ok else "FAIL"
+            yield f"  {verdict}  {system.name}: {each.metric} is {found:.4g}, expected {value:g} within {tolerance:g}"
 
 
 def run(argv: Sequence[str] | None = None) -> int:
