@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -32,6 +33,8 @@ NONE = "none"
 """The name of no codec, no index (exact search), no correction; of weights: the checkpoint's."""
 
 METRICS = ("R@1", "R@5", "R@10", "MdR", "MnR", "MRR", "nDCG@10")
+_SET_HERE = {"out", "data", "scorer", "features", "corpus", "model", "seed", "restart", "ray"}
+_TABLES = "models, weights, codecs, indexes and corrections"
 SHARED = ("model", "scorer", "k", "weights", "codec", "index", "seed")
 """What cells that differ in their correction alone have in common: they are scored once."""
 
@@ -105,6 +108,7 @@ class GridConfig(Section):
     head: dict[str, dict[str, Any]] = Field(default_factory=dict, description="scorer -> such keys for it alone")
     grid: tuple[AxesConfig, ...] = Field(min_length=1, description="parts of the grid")
     bank: int = Field(1000, gt=0, description="training captions that corrections and UCoFiA normalise against")
+    bank_seed: int = Field(0, ge=0, description="seed of the draw of those captions")
     baseline: str | None = Field(None, description="the row that gains are over; none: the first")
     expected: dict[str, dict[str, tuple[float, float]]] = Field(
         default_factory=dict, description="row -> metric -> [value, tolerance], in percent for rates"
@@ -120,6 +124,24 @@ class GridConfig(Section):
             raise ValueError("procedural makes all splits itself: leave corpus, queries, training and validation out")
         if self.procedural is None and (self.corpus is None or self.queries is None):
             raise ValueError("give corpus and queries, or procedural")
+        for name, values in {
+            "heads": self.heads,
+            **{f"head.{name}": values for name, values in self.head.items()},
+        }.items():
+            if taken := values.keys() & {
+                "out",
+                "data",
+                "scorer",
+                "features",
+                "corpus",
+                "model",
+                "seed",
+                "restart",
+                "ray",
+            }:
+                raise ValueError(f"{name}: {', '.join(sorted(taken))} is set by the sweep itself: remove it")
+        if unknown := self.head.keys() - catalogue().keys():
+            raise ValueError(f"head: there is no scorer {sorted(unknown)[0]!r}; there are: {', '.join(catalogue())}")
         for name in (*self.codecs, *self.indexes, *self.weights, *self.corrections):
             if name == NONE:
                 raise ValueError(f"{NONE!r} stands for none of them: choose another name")
@@ -169,6 +191,8 @@ def cells_of(config: GridConfig) -> list[Cell]:
     for cell in cells:
         _require_sense(config, cell)
     named = _named(cells)
+    if twice := [name for name, times in Counter(cell.name for cell in named).items() if times > 1]:
+        raise MgvrError(f"two systems are called {twice[0]!r}: give the entries of {_TABLES} names that differ")
     for row in [*([config.baseline] if config.baseline else []), *config.expected]:
         if row not in {cell.name for cell in named}:
             raise MgvrError(f"there is no row {row!r}; the rows are: {', '.join(cell.name for cell in named)}")

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mgvr_core.evaluation.hubness import Bank, correct
+from mgvr_core.evaluation.hubness import DUAL_SOFTMAX, SINKHORN, Bank, correct
 from mgvr_core.evaluation.metrics import Positions
 from mgvr_core.features.schema import column_bytes, shape_of
 from mgvr_core.features.store import FeatureStore
@@ -60,17 +60,20 @@ def score_cells(
     faiss.omp_set_num_threads(1)
     system = System(config, inputs, queries, cells[0])
     asked = np.unique(queries.text_of[queries.labelled])  # (t,) rows of the texts
+    system.make_ready()
     began = time.perf_counter()
     found = system.score(asked)
     seconds = (time.perf_counter() - began) / len(asked) + system.stage_one_seconds
     for cell, digest, folder in zip(cells, digests, folders, strict=True):
-        position, first, label = system.measure(cell, asked, found)
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        with placing(Path(folder) / "positions.npz") as partial, partial.open("wb") as file:
-            np.savez(file, **_arrays(position), first=first)
-        about = {"digest": digest, "seconds": 1000 * seconds, "label": label or system.label}
+        position, first, label, transductive = system.measure(cell, asked, found)
+        place = Path(folder)
+        place.mkdir(parents=True, exist_ok=True)
+        (place / "cell.json").unlink(missing_ok=True)  # it vouches for what is about to be replaced
+        with placing(place / "positions.npz") as partial, partial.open("wb") as file:
+            np.savez(file, allow_pickle=False, first=first, **_arrays(position))
+        about = {"digest": digest, "seconds": 1000 * seconds, "label": label, "transductive": transductive}
         about |= {**system.costs(), **system.about()}
-        with placing(Path(folder) / "cell.json") as partial:
+        with placing(place / "cell.json") as partial:
             partial.write_text(json.dumps(about, indent=1), encoding="utf-8")
 
 
@@ -78,10 +81,10 @@ def _arrays(positions: Positions) -> dict[str, Any]:
     return {name: np.asarray(getattr(positions, name)) for name in Positions.__dataclass_fields__}
 
 
-def read_positions(folder: Path) -> tuple[Positions, NDArray[np.int64]]:
-    """Where the right answers of a measured cell stand, and the first video (Q,) of every labelled query."""
+def read_positions(folder: Path) -> tuple[Positions, list[str]]:
+    """Where the right answers of a measured cell stand, and the id of the first video of each labelled query."""
     with np.load(folder / "positions.npz", allow_pickle=False) as file:
-        first: NDArray[np.int64] = file["first"]
+        first: list[str] = file["first"].tolist()
         placed = (file["query"], file["better"], file["tied"])
         return Positions(*placed, int(file["num_queries"]), int(file["pool"]), file["missing"]), first
 
@@ -98,7 +101,7 @@ class System:
         self._model = load_model(inputs.model)
         self.stage_one_seconds = 0.0
         if cell.k is not None:
-            self._candidates, self.stage_one_seconds = load_candidates(inputs.candidates[cell.index], cell.k)
+            self._candidates, self.stage_one_seconds = load_candidates(inputs.candidates[cell.index, cell.k])
 
     def score(self, rows: NDArray[np.int64]) -> Scored:
         """The scores of some texts (t,)."""
@@ -112,17 +115,23 @@ class System:
             return Scored(candidates, self._fused(rows, candidates.index))
         return Scored(candidates, self._scores(self._texts.take(torch.from_numpy(rows)), candidates))
 
-    def measure(self, cell: Cell, rows: NDArray[np.int64], found: Scored) -> tuple[Positions, NDArray[np.int64], str]:
-        """Where right answers stand after the cell's correction, every query's first video, and the correction's name.
+    def measure(
+        self, cell: Cell, rows: NDArray[np.int64], found: Scored
+    ) -> tuple[Positions, NDArray[np.str_], str, bool]:
+        """Where right answers stand after the cell's correction, and the id of every labelled query's first video.
 
-        rows (t,): the texts that were scored, ascending.
+        And what a reader must know, and whether it has read the other test queries. rows (t,): the texts that were
+        scored, ascending.
         """
-        score, label = found.score, ""
+        score, labels = found.score, [self._label] if self._label else []
+        transductive = bool(labels)
         if cell.correction != NONE:
             kind = self._config.corrections[cell.correction]
             bank = None if kind.kind == "dual_softmax" or not len(self._queries.bank) else self._bank
             corrected, name = correct(kind, found.candidates.index, found.score, bank)
-            score, label = corrected, f"{name}; {kind.parameters}"  # type: ignore[assignment]
+            score = corrected  # type: ignore[assignment]
+            labels.append(f"{name}; {kind.parameters}")
+            transductive = transductive or name in (DUAL_SOFTMAX, SINKHORN)
         ranking = reranked(found.candidates, score)
         truth = Truth.of(self._queries, self._pool)
         text = np.searchsorted(rows, truth.text)
@@ -134,7 +143,8 @@ class System:
             better, tied = positions(ranking, found.candidates, asked, items, text, truth.video)
         place = Positions(truth.query, better, tied, len(truth.missing), len(self._pool), truth.missing)
         labelled = self._queries.text_of[self._queries.labelled]
-        return place, ranking.index[np.searchsorted(rows, labelled), 0], label
+        first = self._pool.names(ranking.index[np.searchsorted(rows, labelled), 0])
+        return place, np.array(first), "; ".join(labels), transductive
 
     def costs(self) -> dict[str, int | None]:
         """Multiply-adds a query (what an index multiplies, nobody counts), bytes a video, the scorer's parameters."""
@@ -156,8 +166,15 @@ class System:
             return {"macs": None, "bytes": held, "parameters": parameters}
         return {"macs": macs, "bytes": held, "parameters": parameters}
 
+    def make_ready(self) -> None:
+        """Load, and score the bank where the scorer reads one: what is no part of scoring a query."""
+        if self._cell.scorer == EERCF:
+            _ = self._reranker
+        elif self._scorer.reads_bank:
+            _ = self._bank_parts
+
     @property
-    def label(self) -> str:
+    def _label(self) -> str:
         """What a reader must know of its scores without a correction."""
         transductive = self._cell.scorer != EERCF and find(self._cell.scorer).transductive
         return "transductive: normalised over the test queries and what they recall" if transductive else ""
@@ -184,9 +201,18 @@ class System:
     @cached_property
     def _setting(self) -> Setting:
         model = self._model.model
-        mixing = model.frame_mixing.detach() if model.spec.frames == self._shape.frames else None
+        # U means something at the number of frames that it was trained with, and at no other.
+        fits, wanted = model.spec.frames == self._shape.frames, self._cell.scorer in (EERCF, "frame_weak")
+        mixing = model.mixing_for(self._shape.frames, enabled=fits or wanted)
+        mixing = None if mixing is None else mixing.detach()
         scale = float(model.logit_scale().detach())
-        return Setting(self._sizes, model.video_projection.detach(), mixing, scale, self._cell.seed)
+        return Setting(
+            self._sizes,
+            model.video_projection.detach(),
+            None if mixing is None else mixing.detach(),
+            scale,
+            self._cell.seed,
+        )
 
     @cached_property
     def _scorer(self) -> Scorer:
@@ -202,6 +228,12 @@ class System:
         stored = FusionWeights(**self._model.about.get("fusion", {}))
         weights = stored if cell.weights == NONE else self._config.weights[cell.weights]
         return Reranker(weights, self._setting.projection.float(), self._setting.mixing if weights.frame_weak else None)
+
+    @cached_property
+    def _bank_parts(self) -> Tensor:
+        """The parts of the bank's captions with every video, (C, B, N)."""
+        captions = self._texts.take(torch.from_numpy(self._queries.bank))
+        return score_pool(self._scorer, captions, self._shards(), len(self._pool))
 
     @cached_property
     def _bank(self) -> Bank:
@@ -229,9 +261,7 @@ class System:
         else:
             parts = score_candidates(scorer, texts, self._shards(), candidates.index)
             columns = torch.from_numpy(candidates.index)
-        bank = None
-        if scorer.reads_bank:
-            bank = score_pool(scorer, self._texts.take(torch.from_numpy(self._queries.bank)), self._shards(), N)
+        bank = self._bank_parts if scorer.reads_bank else None
         with torch.inference_mode():
             scores: NDArray[np.float32] = scorer.combine(parts, columns, bank).numpy()
         return scores

@@ -22,6 +22,7 @@ from mgvr_core.errors import MgvrError
 from mgvr_core.features.schema import tensor_column
 from mgvr_core.features.snapshot import Snapshot
 from mgvr_core.features.store import FeatureStore
+from mgvr_core.identity import hash_json
 from mgvr_core.model.load import ModelConfig, load_model
 from mgvr_core.retrieval.coarse import Candidates, merge, search
 from mgvr_core.retrieval.index import IndexConfig, build
@@ -30,6 +31,7 @@ from mgvr_core.scorers.scorer import Sizes, Texts
 from pipelines.answering import index_identity
 from pipelines.answers import Queries
 from pipelines.encode import EncodeConfig, encode
+from pipelines.environment import computing_versions
 from pipelines.grid import NONE, Cell, GridConfig, ModelChoice
 from pipelines.head_data import encode_captions
 from pipelines.heads import HeadConfig, train_head
@@ -49,8 +51,8 @@ class Inputs:
     """Codec -> the feature set, by its address."""
     texts: dict[str, str]
     """Files of `load_texts`."""
-    candidates: dict[str, str]
-    """Index -> folder of `load_candidates`."""
+    candidates: dict[tuple[str, int], str]
+    """(index, k) -> folder of `load_candidates`."""
     heads: dict[tuple[str, int], str]
     """(scorer, seed) -> folder of its trained weights."""
 
@@ -63,7 +65,7 @@ def corpus_of(config: GridConfig, split: str) -> CorpusConfig | None:
 
 
 def queries_of(config: GridConfig) -> Queries:
-    """The queries, and a bank of training captions drawn from the training videos; raises MgvrError without answers."""
+    """The queries, and a bank drawn from the training videos' captions; raises MgvrError where nothing is right."""
     given = config.queries
     if config.procedural is not None:
         given = QueriesConfig(uri=str(Path(config.out).absolute() / "corpus" / "test-queries.jsonl"))
@@ -72,7 +74,7 @@ def queries_of(config: GridConfig) -> Queries:
     bank: list[str] = []
     if training is not None:
         captions = sorted({text for texts in list_videos(training)["captions"].to_pylist() for text in texts})
-        drawn = np.random.default_rng(config.report.seed).permutation(len(captions))[: config.bank]
+        drawn = np.random.default_rng(config.bank_seed).permutation(len(captions))[: config.bank]
         bank = [captions[row] for row in drawn]
     queries = Queries.from_table(read_queries(given), bank)
     if not queries.labelled.any():
@@ -85,16 +87,18 @@ def prepare(config: GridConfig, name: str, cells: Iterable[Cell], queries: Queri
     mine, choice, out = list(cells), config.models[name], Path(config.out).absolute()
     model = _model(config, name, choice, out)
     plain = _features(config, choice, name, model, "test")
+    require_made_by(plain, load_model(model))
     features = {NONE: plain.url}
     for codec in sorted({cell.codec for cell in mine} - {NONE}):
-        target = str(out / "features" / f"{name}-{codec}-{plain.fingerprint.digest}")
-        values = {"features": plain.url, "out": target, "codec": config.codecs[codec].model_dump()}
+        code = config.codecs[codec].model_dump()
+        target = str(out / "features" / f"{name}-{codec}-{hash_json([plain.fingerprint.digest, code])[:16]}")
+        values = {"features": plain.url, "out": target, "codec": code}
         features[codec] = recode(parse(RecodeConfig, values, source=f"codec {codec} of the sweep")).url
-    require_made_by(plain, load_model(model))
     texts = _texts(out, model, queries.texts)
+    # A search of its own for every k: how many it is asked for changes what an index finds, and its time.
     candidates = {
-        index: _candidates(out, model, texts, plain, config.indexes.get(index), _most(mine))
-        for index in sorted({cell.index for cell in mine if cell.k is not None})
+        (index, k): _candidates(out, model, texts, plain, config.indexes.get(index), k)
+        for index, k in sorted({(cell.index, cell.k) for cell in mine if cell.k is not None})
     }
     return Inputs(model, features, texts, candidates, _heads(config, choice, name, model, mine, out))
 
@@ -105,32 +109,48 @@ def load_texts(files: dict[str, str]) -> Texts:
     return Texts(read["vector"], read["words"], read["word_mask"])
 
 
-def load_candidates(folder: str, k: int) -> tuple[Candidates, float]:
+def load_candidates(folder: str) -> tuple[Candidates, float]:
     """The k best videos of every text, and the seconds that finding those of one text took, on one thread."""
     index, score, seconds = (np.load(Path(folder) / f"{name}.npy") for name in ("index", "score", "seconds"))
-    return Candidates(index[:, :k], score[:, :k]), float(seconds)
+    return Candidates(index, score), float(seconds)
 
 
-def _most(cells: Iterable[Cell]) -> int:
-    return max((cell.k for cell in cells if cell.k is not None), default=0)
+def check(config: GridConfig, cells: Iterable[Cell]) -> None:
+    """Raise MgvrError for what the jobs that a sweep starts would refuse of their keys, before the first of them."""
+    out, mine = Path(config.out).absolute(), list(cells)
+    for name in {cell.model for cell in mine}:
+        choice = config.models[name]
+        model = choice.model or ModelConfig(checkpoint="to be trained")
+        if choice.train is not None:
+            _train_config(config, name, choice.train, out)
+        if choice.features is None:
+            _encode_config(config, choice, name, model, "test")
+        for scorer, seed in _learned(cell for cell in mine if cell.model == name):
+            _head_config(config, name, scorer, seed, "to be encoded", model, out)
+    if config.procedural is None:
+        queries_of(config)
 
 
 def _model(config: GridConfig, name: str, choice: ModelChoice, out: Path) -> ModelConfig:
     if choice.model is not None:
         return choice.model
     assert choice.train is not None
+    return ModelConfig(checkpoint=str(train(_train_config(config, name, choice.train, out))))
+
+
+def _train_config(config: GridConfig, name: str, keys: dict[str, Any], out: Path) -> TrainConfig:
     splits = {split: corpus_of(config, split) for split in ("train", "validation")}
     if splits["train"] is None:
         raise MgvrError(f"models.{name}: it is trained, but there are no training videos: give training.uri")
     values = {
         "clips": {"folder": str(out / "clips")},
-        **choice.train,
+        **keys,
         "out": str(out / "models" / name),
         "corpus": splits["train"].model_dump(),
         "validation": None if splits["validation"] is None else splits["validation"].model_dump(),
         "restart": "changed",
     }
-    return ModelConfig(checkpoint=str(train(parse(TrainConfig, values, source=f"models.{name}.train of the sweep"))))
+    return parse(TrainConfig, values, source=f"models.{name}.train of the sweep")
 
 
 def _features(config: GridConfig, choice: ModelChoice, name: str, model: ModelConfig, split: str) -> Snapshot:
@@ -138,6 +158,10 @@ def _features(config: GridConfig, choice: ModelChoice, name: str, model: ModelCo
     given = choice.features if split == "test" else choice.training_features
     if given is not None:
         return FeatureStore(given).snapshot()
+    return encode(_encode_config(config, choice, name, model, split))
+
+
+def _encode_config(config: GridConfig, choice: ModelChoice, name: str, model: ModelConfig, split: str) -> EncodeConfig:
     corpus = corpus_of(config, split)
     assert corpus is not None
     values = {
@@ -146,34 +170,46 @@ def _features(config: GridConfig, choice: ModelChoice, name: str, model: ModelCo
         "corpus": corpus.model_dump(),
         "model": model.model_dump(),
     }
-    return encode(parse(EncodeConfig, values, source=f"models.{name}.encode of the sweep"))
+    return parse(EncodeConfig, values, source=f"models.{name}.encode of the sweep")
+
+
+def _learned(cells: Iterable[Cell]) -> list[tuple[str, int]]:
+    return sorted({(cell.scorer, cell.seed) for cell in cells if cell.learned})
 
 
 def _heads(
     config: GridConfig, choice: ModelChoice, name: str, model: ModelConfig, cells: list[Cell], out: Path
 ) -> dict[tuple[str, int], str]:
     """The learned scorers, trained on the features of the training videos."""
-    wanted = sorted({(cell.scorer, cell.seed) for cell in cells if cell.learned})
+    wanted = _learned(cells)
     if not wanted:
         return {}
-    features, corpus = _features(config, choice, name, model, "train"), corpus_of(config, "train")
-    assert corpus is not None
-    heads = {}
-    for scorer, seed in wanted:
-        values = {
-            **config.heads,
-            **config.head.get(scorer, {}),
-            "out": str(out / "heads" / f"{name}-{scorer}-{seed}"),
-            "data": str(out / "data"),
-            "scorer": scorer,
-            "features": features.url,
-            "corpus": corpus.model_dump(),
-            "model": model.model_dump(),
-            "seed": seed,
-            "restart": "changed",
-        }
-        heads[scorer, seed] = str(train_head(parse(HeadConfig, values, source=f"heads.{scorer} of the sweep")))
-    return heads
+    features = _features(config, choice, name, model, "train").url
+    return {
+        (scorer, seed): str(train_head(_head_config(config, name, scorer, seed, features, model, out)))
+        for scorer, seed in wanted
+    }
+
+
+def _head_config(
+    config: GridConfig, name: str, scorer: str, seed: int, features: str, model: ModelConfig, out: Path
+) -> HeadConfig:
+    corpus = corpus_of(config, "train")
+    assert corpus is not None  # a grid with learned scorers and without training videos was refused
+    made_with = hash_json(computing_versions())[:8]  # another version of a library trains other weights
+    values = {
+        **config.heads,
+        **config.head.get(scorer, {}),
+        "out": str(out / "heads" / f"{name}-{scorer}-{seed}-{made_with}"),
+        "data": str(out / "data"),
+        "scorer": scorer,
+        "features": features,
+        "corpus": corpus.model_dump(),
+        "model": model.model_dump(),
+        "seed": seed,
+        "restart": "changed",
+    }
+    return parse(HeadConfig, values, source=f"the head of {scorer} in the sweep")
 
 
 def _once(out: Path, kind: str, identity: dict[str, Any], make: Callable[[Path], object]) -> str:
@@ -200,6 +236,7 @@ def _candidates(
         **index_identity(snapshot),
         "index": None if index is None else index.model_dump(),
         "k": k,
+        "versions": computing_versions(),
     }
     find = partial(_search.remote, model, texts, snapshot, index, k)
     return _once(out, "candidates", identity, lambda folder: ray.get(find(str(folder))))

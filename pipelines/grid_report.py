@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from mgvr_core.errors import MgvrError
 from mgvr_core.evaluation.bootstrap import Interval, intervals, paired_gains
 from mgvr_core.evaluation.hubs import hubs
 from mgvr_core.evaluation.metrics import Measure, Positions, per_query, ranks, summarise
@@ -20,13 +22,11 @@ from mgvr_core.evaluation.report import Manifest, Ties
 from mgvr_core.evaluation.significance import group_letters
 from mgvr_core.evaluation.systems import Expectation, System, SystemsReport
 from mgvr_core.evaluation.trec import write_qrels
-from mgvr_core.features.store import FeatureStore
 from mgvr_core.files import placing
-from pipelines.answers import Queries, Truth
+from pipelines.answers import Queries
 from pipelines.environment import command_line, hardware, versions
 from pipelines.grid import Cell, GridConfig, cell_folder
 from pipelines.grid_cells import read_positions
-from pipelines.pool import load_pool
 
 RATES = ("R@", "MRR", "nDCG")
 """What the names of metrics begin with that are shares of 1: stated and shown in percent."""
@@ -35,13 +35,15 @@ RATES = ("R@", "MRR", "nDCG")
 def build_systems(config: GridConfig, cells: Sequence[Cell], queries: Queries) -> SystemsReport:
     """Every cell as a row, measured on the same queries and the same resamples."""
     out = Path(config.out).absolute()
+    require_one_world(out, cells)
     found = {cell.name: read_positions(cell_folder(out, cell)) for cell in cells}
     about = {cell.name: _about(out, cell) for cell in cells}
     measures = {name: per_query(position) for name, (position, _) in found.items()}
     ceilings = {cell.name: Measure(_recalled(found[cell.name][0], cell.k)) for cell in cells if cell.k is not None}
     labelled = [ids for ids in queries.relevant if ids]
-    groups: list[str] | None = ["\0".join(sorted(ids)) for ids in labelled]
-    if groups is not None and len(set(groups)) == len(groups):
+    labelled_groups = ["\0".join(sorted(ids)) for ids in labelled]
+    groups: list[str] | None = labelled_groups
+    if len(set(labelled_groups)) == len(labelled_groups):
         groups = None
     options: dict[str, Any] = {"samples": config.report.bootstrap, "seed": config.report.seed, "groups": groups}
     flat = {f"{name}\0{metric}": each for name, of in measures.items() for metric, each in of.items()}
@@ -67,7 +69,7 @@ def build_systems(config: GridConfig, cells: Sequence[Cell], queries: Queries) -
                 seconds=note["seconds"],
                 bytes=note["bytes"],
                 parameters=note["parameters"],
-                transductive="transductive" in note["label"],
+                transductive=note["transductive"],
                 ties=Ties(summary.tied_queries, summary.optimistic, summary.pessimistic)
                 if summary.tied_queries
                 else None,
@@ -140,15 +142,27 @@ def _hubs(
     out: Path, cells: Sequence[Cell], queries: Queries, wanted: Mapping[str, None]
 ) -> tuple[tuple[str, str, int, int], ...]:
     """Of some systems: videos that come first for many more queries than they are right for."""
+    right = Counter(name for names in queries.relevant for name in set(names))
     found: list[tuple[str, str, int, int]] = []
     for cell in cells:
-        if cell.name not in wanted:
-            continue
-        pool = load_pool(FeatureStore(_about(out, cell)["features"]).snapshot())
-        right = np.bincount(Truth.of(queries, pool).video, minlength=len(pool))
-        for video, first, times in hubs(read_positions(cell_folder(out, cell))[1], right):
-            found.append((cell.name, pool.names(np.array([video]))[0], first, times))
+        if cell.name in wanted:
+            names, row = np.unique(read_positions(cell_folder(out, cell))[1], return_inverse=True)
+            times_right = np.array([right[str(name)] for name in names])
+            found += [(cell.name, str(names[video]), *times) for video, *times in hubs(row, times_right)]  # type: ignore[misc]
     return tuple(found)
+
+
+def require_one_world(out: Path, cells: Sequence[Cell]) -> None:
+    """Raise MgvrError where cells of one model were measured on different features: their queries can't be paired."""
+    seen: dict[tuple[str, str], tuple[Cell, Any]] = {}
+    for cell in cells:
+        made = _about(out, cell)["fingerprints"]
+        other, before = seen.setdefault((cell.model, cell.codec), (cell, made))
+        if before != made:
+            raise MgvrError(
+                f"{cell.name} and {other.name} were measured on different features ({made} and {before}): the videos "
+                f"or the model changed in between. Delete {out / 'cells'} and run the sweep again"
+            )
 
 
 def _manifest(config: GridConfig, about: Mapping[str, dict[str, Any]]) -> Manifest:

@@ -29,21 +29,28 @@ import ray
 from ray.exceptions import RayError
 
 from mgvr_core.config import Section
-from mgvr_core.errors import JobError
+from mgvr_core.errors import JobError, MgvrError
 from mgvr_core.evaluation.systems import SystemsReport
 from mgvr_core.evaluation.systems_pages import write_systems
 from mgvr_core.features.store import FeatureStore
 from mgvr_core.identity import hash_file, hash_json
+from mgvr_core.model.checkpoint import CONFIG as CHECKPOINT
+from mgvr_core.uris import to_local
+from pipelines.answering import index_identity
 from pipelines.environment import computing_versions
 from pipelines.grid import NONE, SHARED, Cell, GridConfig, cell_folder, cells_of
 from pipelines.grid_cells import score_cells
-from pipelines.grid_inputs import corpus_of, prepare, queries_of
+from pipelines.grid_inputs import check, corpus_of, prepare, queries_of
 from pipelines.grid_report import RATES, build_systems, write_ranks
 from pipelines.making import make_corpus
 from pipelines.progress import progress
 from pipelines.runtime import cluster, main, summary
 
 _TABLES = {"codec": "codecs", "index": "indexes", "weights": "weights", "correction": "corrections"}
+
+
+_LONGEST_NAME = 4096
+"""Of a file: a longer text is none."""
 
 
 def sweep_grid(config: GridConfig) -> SystemsReport:
@@ -54,6 +61,7 @@ def sweep_grid(config: GridConfig) -> SystemsReport:
     began = time.monotonic()
     out, cells = Path(config.out).absolute(), cells_of(config)
     config.report.protocol()
+    check(config, cells)
     digests = digests_of(config, cells)
     waiting = [cell for cell in cells if not is_done(out, cell, digests[cell])]
     failures: list[str] = []
@@ -64,8 +72,8 @@ def sweep_grid(config: GridConfig) -> SystemsReport:
         raise JobError("\n".join([f"{len(failures)} of {len(cells)} systems failed:", *failures]))
     queries = queries_of(config)
     report = build_systems(config, cells, queries)
-    files = write_systems(report, out)
     write_ranks(out, cells, queries)
+    files = write_systems(report, out)
     rows = {
         "systems": f"{len(cells)}, of which {len(cells) - len(waiting)} were there already"
         + ("" if waiting else ": nothing was left to do"),
@@ -94,7 +102,11 @@ def _run(config: GridConfig, waiting: Sequence[Cell], digests: dict[Cell, str]) 
     failures: list[str] = []
     for name in dict.fromkeys(cell.model for cell in waiting):
         mine = [cell for cell in waiting if cell.model == name]
-        inputs = prepare(config, name, mine, queries)
+        try:
+            inputs = prepare(config, name, mine, queries)
+        except (MgvrError, RayError) as error:
+            failures += [f"{cell.name}: {_last(error)}" for cell in mine]
+            continue
         given = ray.put(config), ray.put(inputs), ray.put(queries)
         groups: dict[tuple[Any, ...], list[Cell]] = {}
         for cell in mine:
@@ -126,7 +138,7 @@ def _score(
                 ray.get(done)
                 counter.add.remote("systems", len(cells))
             except RayError as error:
-                failures += [f"{cell.name}: {str(error).strip().splitlines()[-1]}" for cell in cells]
+                failures += [f"{cell.name}: {_last(error)}" for cell in cells]
                 counter.add.remote("failed", len(cells))
     return failures
 
@@ -134,32 +146,22 @@ def _score(
 def digests_of(config: GridConfig, cells: Sequence[Cell]) -> dict[Cell, str]:
     """What each cell's figures depend on: settings, inputs and versions, but not where and how it runs.
 
-    Of the videos themselves `mgvr encode` knows; it is not asked where this says that all is done.
+    Files that a setting names are known by what they hold, feature sets by their snapshot. Of the videos themselves
+    `mgvr encode` knows; it is not asked where this says that all is done.
     """
-    if config.procedural is not None:
-        data: Any = config.procedural.model_dump(mode="json")
-    else:
-        corpora = [corpus_of(config, split) for split in ("test", "train", "validation")]
-        assert config.queries is not None
-        data = [
-            *(None if corpus is None else [corpus.model_dump(mode="json"), _file(corpus.uri)] for corpus in corpora),
-            [config.queries.model_dump(mode="json"), _file(config.queries.uri)],
-        ]
-    shared = [data, config.bank, config.report.seed, computing_versions()]
-    models = {name: hash_json([shared, _model(config, name)]) for name in config.models}
+    corpora = [corpus_of(config, split) for split in ("test", "train", "validation")]
+    given = [*corpora, config.queries] if config.procedural is None else [config.procedural]
+    data = [None if each is None else _contents(each.model_dump(mode="json")) for each in given]
+    shared = [data, config.bank, config.bank_seed, computing_versions()]
+    models = {name: hash_json([shared, _model(config, name)]) for name in {cell.model for cell in cells}}
     return {cell: hash_json([models[cell.model], *_used(config, cell)]) for cell in cells}
 
 
 def _model(config: GridConfig, name: str) -> list[Any]:
     choice = config.models[name]
-    checkpoint = None if choice.model is None else choice.model.checkpoint
-    files = sorted(Path(checkpoint).rglob("*")) if checkpoint and Path(checkpoint).is_dir() else []
-    stores = (choice.features, choice.training_features)
-    return [
-        choice.model_dump(mode="json"),
-        [hash_file(file) for file in files if file.is_file()] if files else _file(checkpoint or ""),
-        [None if store is None else FeatureStore(store).snapshot().number for store in stores],
-    ]
+    stores = [choice.features, choice.training_features]
+    identities = [None if store is None else index_identity(FeatureStore(store).snapshot()) for store in stores]
+    return [_contents(choice.model_dump(mode="json", exclude={"features", "training_features"})), identities]
 
 
 def _used(config: GridConfig, cell: Cell) -> Iterable[Any]:
@@ -168,11 +170,27 @@ def _used(config: GridConfig, cell: Cell) -> Iterable[Any]:
         name = getattr(cell, axis)
         entry: Section | None = None if name == NONE else getattr(config, table)[name]
         yield None if entry is None else entry.model_dump(mode="json")
-    yield [config.heads, config.head.get(cell.scorer)] if cell.learned else None
+    yield _contents([config.heads, config.head.get(cell.scorer)]) if cell.learned else None
 
 
-def _file(name: str) -> str | None:
-    return hash_file(Path(name)) if Path(name).is_file() else None
+def _contents(value: Any) -> Any:
+    """A setting with the hash of every file, or of all files in every folder of a checkpoint, that it names."""
+    if isinstance(value, dict):
+        return {key: _contents(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_contents(each) for each in value]
+    if not isinstance(value, str) or len(value) > _LONGEST_NAME:
+        return value
+    path = Path(to_local(value))
+    if path.is_file():
+        return [value, hash_file(path)]
+    if (path / CHECKPOINT).is_file():
+        return [value, [hash_file(file) for file in sorted(path.iterdir()) if file.is_file()]]
+    return value
+
+
+def _last(error: Exception) -> str:
+    return str(error).strip().splitlines()[-1] if isinstance(error, RayError) else str(error)
 
 
 def _expectations(report: SystemsReport) -> str:

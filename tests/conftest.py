@@ -42,10 +42,16 @@ for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL_S3"):
     os.environ.pop(name, None)
 
 
+STARTS_RAY = ("cli", "doctor", "heads", "jobs", "kills", "memory", "retrieve_options", "runtime", "training_kills")
+"""Modules that start a Ray of their own, apart from the one that all others share."""
+
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Where tests run side by side, all that may start Ray run one after another: two Rays would starve each other."""
+    """Where tests run side by side, all that use Ray run one after another: two of them would starve each other."""
     for item in items:
-        if "pipelines" in item.path.parts:
+        own = item.path.parent.name == "pipelines" and item.path.stem.removeprefix("test_") in STARTS_RAY
+        if own or "ray_cluster" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.xdist_group("ray"))
 
 

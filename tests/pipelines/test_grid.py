@@ -17,7 +17,7 @@ from mgvr_core.evaluation.systems import System, SystemsReport
 from mgvr_core.model.load import ModelConfig
 from mgvr_core.scorers.catalogue import catalogue
 from pipelines import sweep_grid
-from pipelines.grid import GridConfig, cells_of
+from pipelines.grid import GridConfig, cell_folder, cells_of
 from pipelines.retrieve import RetrieveConfig, retrieve
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -41,7 +41,7 @@ def settings(corpus, model: ModelConfig, tmp_path_factory: pytest.TempPathFactor
         "grid": [
             {"scorer": ["coarse", "query_scoring"], "k": None},
             {"scorer": "max_sim", "k": [K, 100]},
-            {"scorer": ["x_pool", "ucofia", "token_binder"], "k": K},
+            {"scorer": "ucofia", "k": K},
             {"scorer": "eercf", "k": K, "codec": ["none", "short"], "index": ["none", "rough"]},
             {"scorer": "eercf", "k": [K, None], "correction": ["dual", "bank"]},
         ],
@@ -68,7 +68,7 @@ def test_rows_are_named_by_what_tells_them_apart(settings: Settings) -> None:
     names = [cell.name for cell in cells_of(config_of(settings))]
     assert names == [
         *("coarse", "query_scoring", "max_sim on 5", "max_sim on 100"),
-        *("x_pool on 5", "ucofia on 5", "token_binder on 5"),
+        "ucofia on 5",
         *("eercf on 5", "eercf on 5, rough", "eercf on 5, short", "eercf on 5, short, rough"),
         *("eercf on 5, dual", "eercf on 5, bank", "eercf, dual", "eercf, bank"),
     ]
@@ -93,6 +93,17 @@ def test_rows_are_named_by_what_tells_them_apart(settings: Settings) -> None:
         ({"expected": {"coarse": {"R@2": [1, 1]}}}, "there is no metric 'R@2'"),
         ({"grid": [{"scorer": "coarse", "weights": "mine"}], "weights": {"mine": {}}}, "weights are those of eercf"),
         ({"grid": [{"scorer": "coarse", "kk": 5}]}, "unknown key"),
+        ({"heads": {"epoch": 2}}, "epoch: unknown key; did you mean epochs"),
+        ({"heads": {"seed": 2}}, "seed is set by the sweep itself"),
+        ({"head": {"xpool": {}}}, "head: there is no scorer 'xpool'"),
+        ({"queries": {"uri": "nowhere.jsonl"}}, "nowhere.jsonl"),
+        (
+            {
+                "weights": {"short": {}},
+                "grid": [{"scorer": "eercf", "weights": "short"}, {"scorer": "eercf", "codec": "short"}],
+            },
+            "two systems are called 'eercf on 50, short'",
+        ),
         ({"procedural": {}}, "procedural makes all splits itself"),
     ],
 )
@@ -106,15 +117,16 @@ def test_a_grid_that_can_not_be_is_refused_before_ray_starts(
 
 def test_every_system_is_a_row_with_its_price(done: SystemsReport, settings: Settings) -> None:
     found, small = rows(done), {"F": 4, "D": 64, "N": 12}
-    assert len(found) == 15
+    assert len(found) == 13
     assert found["coarse"].macs == small["N"] * small["D"]
     assert found["max_sim on 5"].macs == small["N"] * small["D"] + K * (found["max_sim on 100"].macs // small["N"] - 64)
     assert found["coarse"].bytes == 2 * small["D"]
     assert found["query_scoring"].bytes == 2 * small["F"] * small["D"]
     assert found["eercf on 5, short"].bytes < found["eercf on 5"].bytes
-    assert found["x_pool on 5"].parameters > 0 == found["max_sim on 5"].parameters
+    assert found["ucofia on 5"].parameters > 0 == found["max_sim on 5"].parameters
     assert all(system.seconds and system.seconds > 0 for system in done.systems)
     assert [name for name, system in found.items() if system.transductive] == ["eercf on 5, dual", "eercf, dual"]
+    assert found["eercf on 5, rough"].macs is None  # nobody counts what an index multiplies
     assert not found["coarse"].gain
     assert found["eercf on 5"].recall_at_k is not None
     assert found["query_scoring"].recall_at_k is None
@@ -160,6 +172,32 @@ def test_what_changes_is_done_again_and_nothing_else(done: SystemsReport, settin
     assert left == ["eercf on 5, dual", "eercf, dual"]
 
 
+def test_a_file_that_a_setting_names_is_known_by_what_it_holds(settings: Settings, tmp_path: Path) -> None:
+    queries = tmp_path / "queries.jsonl"
+    queries.write_bytes(Path(settings["queries"]["uri"]).read_bytes())
+    config = config_of(settings, queries={"uri": f"file://{queries}"}, grid=[{"scorer": ["coarse", "x_pool"]}])
+    cells = cells_of(config)
+    before = sweep_grid.digests_of(config, cells)
+    assert sweep_grid.digests_of(config, cells) == before
+    queries.write_bytes(queries.read_bytes() + b"\n")
+    assert not set(sweep_grid.digests_of(config, cells).values()) & set(before.values())
+    more = config.model_copy(update={"heads": {"batch_size": 8, "epochs": 1}})
+    after = sweep_grid.digests_of(more, cells)
+    assert [after[cell] == sweep_grid.digests_of(config, cells)[cell] for cell in cells] == [True, False]
+
+
+def test_systems_of_different_features_are_not_put_into_one_table(done: SystemsReport, settings: Settings) -> None:
+    config = config_of(settings)
+    cells, out = cells_of(config), Path(settings["out"])
+    mark = cell_folder(out, cells[1]) / "cell.json"
+    kept = mark.read_text()
+    about = json.loads(kept)
+    mark.write_text(json.dumps({**about, "fingerprints": {**about["fingerprints"], "model": "another"}}))
+    with pytest.raises(MgvrError, match="query_scoring and coarse were measured on different features"):
+        sweep_grid.sweep_grid(config)
+    mark.write_text(kept)
+
+
 def test_a_figure_that_has_drifted_ends_the_sweep_with_its_name(
     done: SystemsReport, settings: Settings, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -172,13 +210,22 @@ def test_a_figure_that_has_drifted_ends_the_sweep_with_its_name(
         sweep_grid.sweep_grid(wrong)
     assert "1 of 2 figures OK, the others FAIL" in capsys.readouterr().out
     page = json.loads((Path(settings["out"]) / "systems.json").read_text())
-    assert len(page["systems"]) == 15
+    assert len(page["systems"]) == 13
 
 
 def test_ranks_are_kept_for_comparisons(done: SystemsReport, settings: Settings) -> None:
     table = pq.read_table(Path(settings["out"]) / "ranks.parquet").to_pylist()
     ranks = [row["rank"] for row in table if row["system"] == "coarse"]
     assert np.mean(np.array(ranks) <= 5) == rows(done)["coarse"].figures["R@5"].value
+
+
+@pytest.mark.slow
+def test_a_scorer_of_lists_and_several_seeds(ray_cluster: None, settings: Settings, tmp_path: Path) -> None:
+    grid = [{"scorer": ["x_pool", "token_binder"], "k": K, "seed": [0, 1]}]
+    found = rows(sweep_grid.sweep_grid(config_of(settings, out=str(tmp_path / "out"), grid=grid)))
+    assert list(found) == [f"{name} on 5, seed {seed}" for name in ("x_pool", "token_binder") for seed in (0, 1)]
+    assert len({system.recall_at_k for system in found.values() if system.recall_at_k}) == 1
+    assert len(list((tmp_path / "out/heads").iterdir())) == 4
 
 
 def test_the_files_of_the_project_are_valid() -> None:
