@@ -19,7 +19,7 @@ demo: $(STAMP) ## train, encode and retrieve on videos made on the spot; ends wi
 	$(BIN)/mgvr demo
 
 test: lint types ## lint, types and every test but the slow ones
-	$(PYTEST) -m "not slow" --numprocesses 2 --dist loadgroup
+	$(PYTEST) -m "not slow" --numprocesses 2
 
 test-all: lint types ## the slow tests too: kills, soak and large scale
 	$(PYTEST)

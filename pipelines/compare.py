@@ -4,13 +4,15 @@ Reads    A and B, each a folder of mgvr retrieve (report.json, run.trec, qrels.t
          (systems.json, ranks.parquet); or such a .json file itself, with the others beside it
 Writes   to the terminal; with --out also OUT/compare.{html,md,json}
 
-Queries are paired by their ids. Systems of one name are paired; where no name is common, the only system of one side
-with every one of the other. A retrieve run's lists end at its k: there is no difference for what lies below, and of
-tied answers the one that the list has first is first. Runs over different pools are compared, and the page says that
-their figures can't be.
+Queries are paired by their ids. Systems of one name are paired, and a retrieve run's two-stage search with the one row
+of a sweep that is eercf on as many candidates and nothing else; where there is no such pair, the only system of one
+side with every one of the other. --pair names others. A retrieve run's lists end at its k: there is no difference for
+what lies below, and of tied answers the one that the list has first is first. Runs over different pools are compared,
+and the page says that their figures can't be.
 
   mgvr compare runs/monday runs/tuesday
   mgvr compare runs/sweep runs/answers/report.json --out runs/difference
+  mgvr compare runs/answers runs/sweep --pair "two-stage=max_sim on 50" --pair coarse=mean_pool
 """
 
 from __future__ import annotations
@@ -22,27 +24,68 @@ import sys
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mgvr_core.errors import MgvrError
-from mgvr_core.evaluation.report import Direction, Report
+from mgvr_core.evaluation.report import Direction, DirectionKey, Report
 from mgvr_core.evaluation.side_by_side import Comparison, Key, Placed, Side, side_by_side
 from mgvr_core.evaluation.side_pages import write_comparison
 from mgvr_core.evaluation.side_wording import on_terminal
 from mgvr_core.evaluation.systems import System, SystemsReport
 from mgvr_core.evaluation.trec import read_qrels, read_run
-from mgvr_core.evaluation.wording import directions
+from mgvr_core.evaluation.wording import TITLES, directions
 
 _RANKS = {"system", "direction", "query", "rank"}
 _TWO_STAGE = "two-stage"
+_EERCF = "eercf"
+"""The scorer of mgvr retrieve, as a sweep calls it."""
+_CUT_SHORT = "in MdR and MnR"
+"""In what mgvr evaluate says of lists that end before the pool does."""
 
 
-def compare(a: Path, b: Path) -> Comparison:
-    """Compare two runs; raises MgvrError where one can't be read, or nothing of them can be paired."""
-    return side_by_side(read_side("A", a), read_side("B", b), datetime.now(UTC).isoformat(timespec="seconds"))
+def compare(a: Path, b: Path, pairs: Sequence[str] = ()) -> Comparison:
+    """Compare two runs; pairs: names of a system of A and one of B to pair, as "A's=B's".
+
+    Raises MgvrError where one can't be read, nothing of them can be paired, or a name is none of a side's.
+    """
+    one, other = read_side("A", a), read_side("B", b)
+    named = [_named(one, other, pair) for pair in pairs]
+    taken = {name for pair in named for name in pair}
+    named += [pair for pair in _same_search(one, other) if not taken & set(pair)]
+    return side_by_side(one, other, datetime.now(UTC).isoformat(timespec="seconds"), named=named)
+
+
+def _named(a: Side, b: Side, pair: str) -> tuple[str, str]:
+    """The two names, which may hold an = themselves."""
+    found = {side.name: {(system.direction, system.name) for system in side.systems} for side in (a, b)}
+    parts = pair.split("=")
+    for at in range(1, len(parts)):
+        first, second = "=".join(parts[:at]).strip(), "=".join(parts[at:]).strip()
+        if any((key, first) in found["A"] and (key, second) in found["B"] for key in TITLES):
+            return first, second
+    has = [
+        f"{side.name} ({side.source}) has {'; '.join(dict.fromkeys(repr(system.name) for system in side.systems))}"
+        for side in (a, b)
+    ]
+    raise MgvrError(f"--pair {pair!r} is no 'name in A=name in B' of two systems of one direction. {has[0]}. {has[1]}")
+
+
+def _same_search(a: Side, b: Side) -> list[tuple[str, str]]:
+    """A retrieve run's two-stage search and the row of a sweep that is the same, where exactly one is."""
+    if (a.job, b.job) == ("sweep", "retrieve"):
+        return [(second, first) for first, second in _same_search(b, a)]
+    if (a.job, b.job) != ("retrieve", "sweep"):
+        return []
+    (settings,) = (
+        system.settings for system in a.systems if (system.direction, system.name) == ("text_to_video", _TWO_STAGE)
+    )
+    # A codec, an index, a correction or other weights are settings of a row that has them.
+    rows = [
+        row.name for row in b.systems if {key: row.settings[key] for key in row.settings if key != "model"} == settings
+    ]
+    return [(_TWO_STAGE, rows[0])] if len(rows) == 1 else []
 
 
 def read_side(name: str, path: Path) -> Side:
@@ -79,22 +122,25 @@ def _document(path: Path) -> Path:
 
 def _of_systems(name: str, path: Path, file: Path, report: SystemsReport) -> Side:
     pools: dict[Key, int] = {(system.direction, system.name): system.pool for system in report.systems}
+    cut_short = any(_CUT_SHORT in said for said in (*report.warnings, *(system.note for system in report.systems)))
     return Side(
         name,
         str(path),
         report.title,
         report.created,
+        "sweep" if "grid" in report.manifest.configuration else "evaluate",
         report.systems,
         report.manifest,
         report.protocol,
-        _ranked(file.with_name("ranks.parquet"), pools),
+        _ranked(file.with_name("ranks.parquet"), pools, cut_short),
         _right(file),
         report.interval_unit == "group",
         sum(stage.seconds for stage in report.stages) if report.stages else None,
+        cut_short,
     )
 
 
-def _ranked(file: Path, pools: Mapping[Key, int]) -> dict[Key, Placed]:
+def _ranked(file: Path, pools: Mapping[Key, int], cut_short: bool) -> dict[Key, Placed]:
     """The ranks of every system; one behind the pool's last is a right answer that is not in the pool."""
     if not file.is_file():
         return {}
@@ -109,23 +155,20 @@ def _ranked(file: Path, pools: Mapping[Key, int]) -> dict[Key, Placed]:
     for direction, system, query, rank in zip(*columns, strict=True):
         if (key := (direction, system)) in pools:
             found.setdefault(key, {})[query] = rank if rank <= pools[key] else math.inf
-    return {key: Placed(rank, pools[key], whole=True) for key, rank in found.items()}
+    return {key: Placed(rank, pools[key], whole=True, cut_short=cut_short) for key, rank in found.items()}
 
 
 def _of_retrieval(name: str, path: Path, file: Path, report: Report) -> Side:
     if report.metrics is None:
         raise MgvrError("a plain search, whose queries have no right answers: there is no figure to compare")
     right = _right(file)
-    systems = [
-        system
-        for key, _, direction in directions(report.metrics)
-        for system in _stages(report, "text_to_video" if key == "text_to_video" else "video_to_text", direction)
-    ]
+    systems = [system for key, _, direction in directions(report.metrics) for system in _stages(report, key, direction)]
     return Side(
         name,
         str(path),
         report.title,
         report.created,
+        "retrieve",
         tuple(systems),
         report.manifest,
         report.protocol,
@@ -136,9 +179,7 @@ def _of_retrieval(name: str, path: Path, file: Path, report: Report) -> Side:
     )
 
 
-def _stages(
-    report: Report, direction: Literal["text_to_video", "video_to_text"], found: Direction
-) -> tuple[System, System]:
+def _stages(report: Report, direction: DirectionKey, found: Direction) -> tuple[System, System]:
     macs, stored = (report.macs_per_query, report.stored) if direction == "text_to_video" else (None, None)
     coarse = System(
         "coarse",
@@ -152,7 +193,12 @@ def _stages(
     )
     fine = System(
         _TWO_STAGE,
-        {"k": str(found.k)},
+        {
+            "scorer": _EERCF,
+            "k": str(found.k),
+            **({"index": report.index.factory} if report.index else {}),
+            **({"certified": "yes"} if found.certified else {}),
+        },
         found.queries,
         found.pool,
         found.two_stage,
@@ -191,10 +237,17 @@ def run(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("a", metavar="A", type=Path, help="a run's folder, or its report.json or systems.json")
     parser.add_argument("b", metavar="B", type=Path, help="the run to set beside it")
+    parser.add_argument(
+        "--pair",
+        action="append",
+        default=[],
+        metavar="NAME=NAME",
+        help="pair a system of A with one of B that has another name; may be given several times",
+    )
     parser.add_argument("--out", type=Path, help="folder to write compare.html, compare.md and compare.json to")
     options = parser.parse_args(argv)
     try:
-        comparison = compare(options.a, options.b)
+        comparison = compare(options.a, options.b, options.pair)
         print(on_terminal(comparison))
         if options.out is not None:
             print(f"\n{write_comparison(comparison, options.out)['compare.html']}")

@@ -5,7 +5,7 @@ Reads    the annotation files as the field passes them around, in a folder; or t
 Writes   OUT/test.jsonl          the videos that are there, for mgvr encode
          OUT/test-queries.jsonl  all queries, for mgvr retrieve; one whose videos are missing counts as a miss
          OUT/train.jsonl, OUT/validation.jsonl   captioned videos, for mgvr train, where the files have such splits
-         OUT/dataset.json        the protocol, what is missing, notes, the hashes of the annotation files
+         OUT/dataset.json        the protocol, what is missing, warnings, notes, the hashes of the annotation files
 
 Without `videos` it reads and checks the annotations alone, and writes the queries and dataset.json.
 
@@ -27,7 +27,7 @@ from pydantic import Field, field_validator
 from mgvr_core.config import LocalPath, Section, suggest
 from mgvr_core.datasets.benchmarks.benchmark import Benchmark
 from mgvr_core.datasets.benchmarks.catalogue import NAMES, read_benchmark
-from mgvr_core.datasets.benchmarks.check import Copy, check, protocol_rows
+from mgvr_core.datasets.benchmarks.check import Copy, check, list_warnings, protocol_rows
 from mgvr_core.errors import MgvrError
 from mgvr_core.files import replacing
 from mgvr_core.identity import hash_file
@@ -65,20 +65,26 @@ def dataset(config: DatasetConfig) -> Benchmark:
     copy = check(benchmark, None if config.videos is None else Path(config.videos)) if looked else None
     if copy is not None and not copy.pool:
         where = "where the manifest says" if config.videos is None else f"below {config.videos}"
+        empty = f", and {len(copy.empty):,} of the files are empty (0 bytes)" if copy.empty else ""
         raise MgvrError(
-            f"no video of the test split is there {where}: looked for names such as {benchmark.videos[0]}.mp4"
+            f"no video of the test split is there {where}: looked for names such as {benchmark.videos[0]}.mp4{empty}"
         )
     written = _write(benchmark, copy, out)
     rows = protocol_rows(benchmark, copy)
     with replacing(out / _ABOUT) as file:
         json.dump(_about(config.name, benchmark, copy, rows, written), file, indent=1, ensure_ascii=False)
-    notes = {f"note {number}": note for number, note in enumerate(benchmark.notes, start=1)}
-    print(summary(f"dataset {config.name}", {**rows, **notes}))
-    print(
-        "\n".join(copy.summary() if copy else ["videos: not looked for; give --videos for that and for the manifests"])
-    )
+    notes = enumerate([*benchmark.notes, *benchmark.training_notes], start=1)
+    print(summary(f"dataset {config.name}", {**rows, **{f"note {number}": note for number, note in notes}}))
+    print("\n".join(copy.summary() if copy else _unlooked(benchmark)))
     print(f"written to {out}: {', '.join([*written, _ABOUT])}")
     return benchmark
+
+
+def _unlooked(benchmark: Benchmark) -> list[str]:
+    return [
+        "videos: not looked for; give --videos for that and for the manifests",
+        *(f"warning: {warning}" for warning in list_warnings(benchmark)),
+    ]
 
 
 def _require_elsewhere(benchmark: Benchmark, out: Path) -> None:
@@ -149,10 +155,13 @@ def _about(
             "pool": copy.pool,
             "published_pool": benchmark.protocol.pool,
             "missing": {split: list(videos) for split, videos in copy.missing.items()},
+            "empty": list(copy.empty),
             "unanswerable_queries": copy.unanswerable,
             "warnings": list(copy.warnings),
         },
+        "warnings": list(copy.warnings) if copy else list_warnings(benchmark),
         "notes": list(benchmark.notes),
+        "training_notes": list(benchmark.training_notes),
         "annotations": {file.name: hash_file(file) for file in benchmark.files},
         "written": written,
     }

@@ -7,12 +7,17 @@ import platform
 import shlex
 import subprocess
 import sys
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
 
+import mgvr_core
+from mgvr_core.identity import hash_file, hash_json
+
 _VERSIONS = ("mgvr", "torch", "open_clip_torch", "ray", "pyarrow", "av", "decord", "faiss-cpu", "numpy")
+_ROOMS = ("features", "model", "retrieval", "scorers", "scoring", "training")
 _COMPUTING = ("mgvr", "torch", "open_clip_torch", "faiss-cpu", "numpy")
 
 
@@ -32,6 +37,14 @@ def versions() -> dict[str, str]:
 def computing_versions() -> dict[str, str]:
     """Of what may change a number when a set of features is searched."""
     return {name: version for name, version in versions().items() if name in _COMPUTING}
+
+
+@cache
+def computing_source() -> str:
+    """Hash of the code that makes a number of stored features: what has changed under one version is another."""
+    root = Path(mgvr_core.__file__).parent
+    files = sorted(file for room in _ROOMS for file in (root / room).rglob("*.py"))
+    return hash_json([[file.relative_to(root).as_posix(), hash_file(file)] for file in files])[:16]
 
 
 def hardware() -> dict[str, str]:

@@ -2,7 +2,8 @@ r"""Figures of a similarity matrix, or of a TREC run: with intervals and protoco
 
 Reads    similarity: a .npy file (T, V) of float16, float32 or float64, rows the queries, columns the videos; and who
          they are: dataset and annotations, or queries.uri (id, text, relevant) and videos (the ids of the columns)
-         or run and qrels: TREC files; videos says how large the pool is, if a run's lists do not
+         or run and qrels: TREC files; videos says how large the pool is, if a run's lists do not; or run, dataset and
+         annotations: the benchmark says what is right and which videos the pool has
 Writes   OUT/systems.{json,html,md,csv,tex}   both directions, raw and corrected, with intervals
          OUT/ranks.parquet                    the rank of every query in every row: system, direction, query, rank
          OUT/run.trec, OUT/qrels.trec         the raw matrix for ir-measures and trec_eval
@@ -13,6 +14,7 @@ Order counts: row t is the t-th query of the file, column v the t-th video. Ray 
   mgvr evaluate --similarity sim.npy --queries.uri q.jsonl --videos videos.txt --out runs/evaluated \
       --corrections '[{kind: dual_softmax}]'
   mgvr evaluate --run runs/answers/run.trec --qrels runs/answers/qrels.trec --out runs/evaluated
+  mgvr evaluate --run run.trec --dataset msrvtt-1ka --annotations MSRVTT_JSFUSION_test.csv --out runs/evaluated
 """
 
 from __future__ import annotations
@@ -39,7 +41,7 @@ from mgvr_core.identity import hash_file, hash_json
 from pipelines.environment import command_line, hardware, versions
 from pipelines.evaluated import shown, shown_as_printed, write_ranks, write_trec
 from pipelines.evaluating import RAW, Ranked, printed_of, rank_matrix, rank_run, systems_of
-from pipelines.judged import Judged, by_benchmark, by_qrels, by_queries, read_lists
+from pipelines.judged import Judged, by_benchmark, by_qrels, by_queries, read_lists, with_lists
 from pipelines.runtime import main
 
 _ADVICE = "No figure can be taken of it; --compatible_only true says what the usual scripts make of such a matrix"
@@ -65,7 +67,7 @@ class EvaluateConfig(Section):
         None, description="the videos of the columns, in their order: an id a line, or a table with the column id"
     )
     run: LocalPath | None = Field(None, description="a TREC run, in place of a matrix")
-    qrels: LocalPath | None = Field(None, description="the right videos of its queries, as TREC qrels")
+    qrels: LocalPath | None = Field(None, description="the right videos of a run's queries, as TREC qrels")
     corrections: tuple[CorrectionConfig, ...] = Field(
         (), description="corrections of hubness, each a row beside the raw scores, labelled by what it has read"
     )
@@ -83,15 +85,17 @@ class EvaluateConfig(Section):
         if (self.similarity is None) == (self.run is None):
             raise ValueError("give either similarity (a matrix) or run (a TREC run)")
         if self.run is not None:
-            self._refuse("a run", "dataset", "annotations", "queries", "bank", "corrections", "compatible_only", "top")
-            if self.qrels is None:
-                raise ValueError("qrels: a run needs them, to know the right videos")
-            return self
-        self._refuse("a matrix", "qrels")
+            self._refuse("a run", "queries", "bank", "corrections", "compatible_only", "top")
+        else:
+            self._refuse("a matrix", "qrels")
         if (self.dataset is None) != (self.annotations is None):
-            raise ValueError("dataset and annotations belong together: give both, or queries.uri and videos")
+            other = "queries.uri and videos" if self.run is None else "qrels"
+            raise ValueError(f"dataset and annotations belong together: give both, or {other}")
         if self.dataset is not None:
-            self._refuse("a dataset", "queries", "videos")
+            self._refuse("a dataset", "queries", "qrels", "videos")
+        elif self.run is not None:
+            if self.qrels is None:
+                raise ValueError("qrels: a run needs them, or dataset and annotations, to know the right videos")
         elif self.queries is None or self.videos is None:
             raise ValueError(
                 "a matrix does not say what it is of: give dataset and annotations, or queries.uri and videos"
@@ -128,8 +132,12 @@ def evaluate(config: EvaluateConfig) -> SystemsReport | None:
     not a number.
     """
     if config.run is not None:
-        lists = read_lists(Path(config.run))
-        judged = by_qrels(Path(config.qrels or ""), Path(config.run), lists, _path(config.videos))
+        run = Path(config.run)
+        lists = read_lists(run)
+        if config.dataset is not None and config.annotations is not None:
+            judged = with_lists(by_benchmark(config.dataset, Path(config.annotations)), run, lists)
+        else:
+            judged = by_qrels(Path(config.qrels or ""), run, lists, _path(config.videos))
         return _report(config, judged, rank_run(lists, judged.truth), None)
     judged = _judged(config)
     path = Path(config.similarity or "")
@@ -141,7 +149,8 @@ def evaluate(config: EvaluateConfig) -> SystemsReport | None:
         print(shown_as_printed(found, judged))
         return None
     truth = judged.truth
-    require_finite(scores, path, truth.queries, truth.videos, _ADVICE)
+    left_out = len(judged.rows) < judged.total
+    require_finite(scores, path, truth.queries, truth.videos, _ADVICE, judged.rows if left_out else None)
     bank = None if config.bank is None else _bank_of(Path(config.bank), truth)
     return _report(config, judged, rank_matrix(scores, truth, config.corrections, bank), scores)
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt, model_validator
 
 from mgvr_core.config import LocalPath, Section
 from mgvr_core.datasets.manifest import CorpusConfig
@@ -75,7 +75,7 @@ class AxesConfig(Section):
 
     scorer: Names = Field(description="names of scorers (docs/scorers.md), or eercf")
     model: Names | None = Field(None, description="names of `models`; none: all")
-    k: Annotated[tuple[int | None, ...], BeforeValidator(_listed), Field(min_length=1)] = Field(
+    k: Annotated[tuple[PositiveInt | None, ...], BeforeValidator(_listed), Field(min_length=1)] = Field(
         (50,), description="candidates of stage 1 that the scorer reranks; null: it scores every video"
     )
     weights: Names = Field((NONE,), description="names of `weights`, for eercf; none: the checkpoint's")
@@ -93,7 +93,9 @@ class GridConfig(Section):
     out: LocalPath = Field(description="folder of the sweep")
     title: str = Field("A sweep over retrieval systems", description="title of the page")
     procedural: ProceduralConfig | None = Field(None, description="make this procedural corpus, and use its splits")
-    corpus: CorpusConfig | None = Field(None, description="the videos that are searched")
+    corpus: CorpusConfig | None = Field(
+        None, description="the videos that are searched; none where every model brings its features"
+    )
     queries: QueriesConfig | None = Field(None, description="the queries, with their right videos")
     training: CorpusConfig | None = Field(
         None, description="captioned videos that scorers and models are trained on, and that banks are drawn from"
@@ -110,7 +112,7 @@ class GridConfig(Section):
     bank: int = Field(1000, gt=0, description="training captions that corrections and UCoFiA normalise against")
     bank_seed: int = Field(0, ge=0, description="seed of the draw of those captions")
     baseline: str | None = Field(None, description="the row that gains are over; none: the first")
-    expected: dict[str, dict[str, tuple[float, float]]] = Field(
+    expected: dict[str, dict[str, tuple[float, PositiveFloat]]] = Field(
         default_factory=dict, description="row -> metric -> [value, tolerance], in percent for rates"
     )
     parallel: int = Field(1, gt=0, description="cells scored at once, one thread each; they share the machine")
@@ -122,8 +124,13 @@ class GridConfig(Section):
         given = [self.corpus, self.queries, self.training, self.validation]
         if self.procedural is not None and any(each is not None for each in given):
             raise ValueError("procedural makes all splits itself: leave corpus, queries, training and validation out")
-        if self.procedural is None and (self.corpus is None or self.queries is None):
-            raise ValueError("give corpus and queries, or procedural")
+        encoded = [name for name, choice in self.models.items() if choice.features is None]
+        if self.procedural is None and self.queries is None:
+            raise ValueError("give queries, or procedural")
+        if self.procedural is None and encoded and self.corpus is None:
+            raise ValueError(f"corpus: nothing says which videos {encoded[0]} is to encode; give it, or its features")
+        if self.corpus is not None and not encoded:
+            raise ValueError("corpus: every model brings its features, so nothing would be encoded: leave it out")
         for name, values in {
             "heads": self.heads,
             **{f"head.{name}": values for name, values in self.head.items()},
@@ -235,7 +242,8 @@ def _require_sense(config: GridConfig, cell: Cell) -> None:
         raise MgvrError(f"{where}: {cell.scorer} ranks a list of candidates: give a k")
     trained = cell.learned or (cell.correction != NONE and config.corrections[cell.correction].kind == "qb_norm")
     if trained and config.procedural is None and config.training is None:
-        raise MgvrError(f"{where}: it reads training captions: give training.uri")
+        reader = cell.scorer if cell.learned else cell.correction
+        raise MgvrError(f"{where}: {reader} reads training captions: give training.uri")
 
 
 def _no_scorer(name: str) -> str:

@@ -32,6 +32,7 @@ from mgvr_core.scorers.scorer import Scorer, Setting, Sizes, Texts
 from mgvr_core.scoring.fusion import FusionWeights, multiply_adds
 from mgvr_core.training.head_files import load_head
 from pipelines.answers import Queries, Truth
+from pipelines.environment import hardware, versions
 from pipelines.grid import EERCF, NONE, Cell, GridConfig
 from pipelines.grid_inputs import Inputs, coarse_vectors, load_candidates, load_texts, projected
 from pipelines.models import model_fingerprint
@@ -72,7 +73,7 @@ def score_cells(
         with placing(place / "positions.npz") as partial, partial.open("wb") as file:
             np.savez(file, allow_pickle=False, first=first, **_arrays(position))
         about = {"digest": digest, "seconds": 1000 * seconds, "label": label, "transductive": transductive}
-        about |= {**system.costs(), **system.about()}
+        about |= {**system.costs(), **system.about(), "versions": versions(), "hardware": hardware()}
         with placing(place / "cell.json") as partial:
             partial.write_text(json.dumps(about, indent=1), encoding="utf-8")
 
@@ -190,6 +191,8 @@ class System:
                 f"{name}model": model_fingerprint(model.model).digest,
                 f"{name}features{code}": f"{snapshot.fingerprint.digest}, snapshot {snapshot.number}",
             },
+            "tokens": model.model.spec.text_length,
+            "frames": self._shape.frames,
             "warnings": [*model.notes, *model.about.get("warnings", ())],
         }
 

@@ -31,7 +31,7 @@ from mgvr_core.scorers.scorer import Sizes, Texts
 from pipelines.answering import index_identity
 from pipelines.answers import Queries
 from pipelines.encode import EncodeConfig, encode
-from pipelines.environment import computing_versions
+from pipelines.environment import computing_source, computing_versions
 from pipelines.grid import NONE, Cell, GridConfig, ModelChoice
 from pipelines.head_data import encode_captions
 from pipelines.heads import HeadConfig, train_head
@@ -121,6 +121,8 @@ def check(config: GridConfig, cells: Iterable[Cell]) -> None:
     for name in {cell.model for cell in mine}:
         choice = config.models[name]
         model = choice.model or ModelConfig(checkpoint="to be trained")
+        if choice.model is not None and choice.model.checkpoint and not Path(choice.model.checkpoint).exists():
+            raise MgvrError(f"models.{name}.model.checkpoint: there is no file or folder {choice.model.checkpoint}")
         if choice.train is not None:
             _train_config(config, name, choice.train, out)
         if choice.features is None:
@@ -196,7 +198,7 @@ def _head_config(
 ) -> HeadConfig:
     corpus = corpus_of(config, "train")
     assert corpus is not None  # a grid with learned scorers and without training videos was refused
-    made_with = hash_json(computing_versions())[:8]  # another version of a library trains other weights
+    made_with = hash_json([computing_versions(), computing_source()])[:8]  # others train other weights
     values = {
         **config.heads,
         **config.head.get(scorer, {}),
@@ -237,6 +239,7 @@ def _candidates(
         "index": None if index is None else index.model_dump(),
         "k": k,
         "versions": computing_versions(),
+        "source": computing_source(),
     }
     find = partial(_search.remote, model, texts, snapshot, index, k)
     return _once(out, "candidates", identity, lambda folder: ray.get(find(str(folder))))

@@ -49,7 +49,9 @@ def build_systems(config: GridConfig, cells: Sequence[Cell], queries: Queries) -
     flat = {f"{name}\0{metric}": each for name, of in measures.items() for metric, each in of.items()}
     spread = intervals({**flat, **{f"{name}\0ceiling": each for name, each in ceilings.items()}}, **options)
     baseline = config.baseline or cells[0].name
-    letters = group_letters({name: of["R@1"].values for name, of in measures.items()}, groups)
+    # What has read the other test queries is no rival of what has not.
+    rivals = [cell.name for cell in cells if not about[cell.name]["transductive"]]
+    letters = group_letters({name: measures[name]["R@1"].values for name in rivals}, groups)
     systems = []
     for cell in cells:
         position, note = found[cell.name][0], about[cell.name]
@@ -63,7 +65,7 @@ def build_systems(config: GridConfig, cells: Sequence[Cell], queries: Queries) -
                 pool=position.pool,
                 figures=figures,
                 gain={} if cell.name == baseline else paired_gains(measures[cell.name], measures[baseline], **options),
-                groups=letters[cell.name],
+                groups=letters.get(cell.name, ""),
                 recall_at_k=spread[f"{cell.name}\0ceiling"] if cell.k is not None else None,
                 macs=note["macs"],
                 seconds=note["seconds"],
@@ -78,7 +80,7 @@ def build_systems(config: GridConfig, cells: Sequence[Cell], queries: Queries) -
                 note=note["label"],
             )
         )
-    best = max(systems, key=lambda system: system.figures["R@1"].value)
+    best = max(systems, key=lambda system: (not system.transductive, system.figures["R@1"].value))
     return SystemsReport(
         title=config.title,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -86,7 +88,10 @@ def build_systems(config: GridConfig, cells: Sequence[Cell], queries: Queries) -
         manifest=_manifest(config, about),
         protocol=_protocol(config, systems[0]),
         baseline=baseline,
-        warnings=_warnings(cells, about),
+        warnings=(
+            *config.report.foreign(systems[0].queries, systems[0].pool, *_read(about)),
+            *_warnings(cells, about),
+        ),
         hubs=_hubs(out, cells, queries, {baseline: None, best.name: None}),
         resamples=config.report.bootstrap,
         interval_unit="query" if groups is None else "group",
@@ -189,8 +194,21 @@ def _protocol(config: GridConfig, system: System) -> dict[str, str]:
     }
 
 
+def _read(about: Mapping[str, dict[str, Any]]) -> tuple[set[int], set[int]]:
+    """Text tokens and frames that the systems read."""
+    return {note["tokens"] for note in about.values()}, {note["frames"] for note in about.values()}
+
+
 def _warnings(cells: Sequence[Cell], about: Mapping[str, dict[str, Any]]) -> tuple[str, ...]:
     found: dict[str, None] = {}
     for cell in cells:
         found |= dict.fromkeys(f"{cell.model}: {warning}" for warning in about[cell.name]["warnings"])
+    here = {"versions": versions(), "hardware": hardware()}
+    earlier = [cell.name for cell in cells if any(about[cell.name][key] != value for key, value in here.items())]
+    if earlier:
+        made_by = sorted({about[name]["versions"].get("commit", "unknown") for name in earlier})
+        found[
+            f"{len(earlier)} of {len(cells)} systems were measured by an earlier run, with other code, versions or "
+            f"hardware than this page's manifest says (commit {', '.join(made_by)}): {', '.join(earlier)}"
+        ] = None
     return tuple(found)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mgvr_core.config import Section
 from mgvr_core.datasets.benchmarks.catalogue import read_benchmark
-from mgvr_core.datasets.benchmarks.check import protocol_rows
+from mgvr_core.datasets.benchmarks.check import evaluation_rows, list_warnings
 from mgvr_core.datasets.queries import QueriesConfig, read_queries
 from mgvr_core.datasets.tables import SUFFIXES, read_rows
 from mgvr_core.errors import MgvrError
@@ -19,6 +19,8 @@ from mgvr_core.uris import to_local
 
 Lists = Mapping[str, Sequence[tuple[str, float]]]
 """Query id -> (video id, score), best first."""
+
+_NAMED = 3
 
 
 @dataclass(frozen=True)
@@ -42,19 +44,44 @@ class Judged:
 def by_benchmark(name: str, annotations: Path) -> Judged:
     """By a benchmark's annotation files; raises MgvrError as their reader does."""
     found = read_benchmark(name, annotations)
-    published, pool = found.protocol.pool, len(found.videos)
     queries = found.queries
     truth = Truth(tuple(query.id for query in queries), found.videos, tuple(query.relevant for query in queries))
-    warnings = list(found.notes)
-    if published not in (0, pool):  # a manifest has none
-        warnings.append(
-            f"The pool is {pool:,} videos, not the {published:,} of published figures: they can't be compared."
-        )
+    warnings = (*list_warnings(found), *found.notes)
     rows = tuple(range(len(queries)))
     title = found.protocol.title
     return _checked(
-        Judged(truth, str(annotations), len(rows), rows, protocol_rows(found), title, found.files, tuple(warnings))
+        Judged(truth, str(annotations), len(rows), rows, evaluation_rows(found), title, found.files, warnings)
     )
+
+
+def with_lists(judged: Judged, run: Path, lists: Lists) -> Judged:
+    """The same for the lists of a run, which a benchmark judges.
+
+    Raises MgvrError where the run has a query or a video that the benchmark has not, or a list a video twice.
+    """
+    truth = judged.truth
+    asked, pool = set(truth.queries), set(truth.videos)
+    foreign = [query for query in lists if query not in asked]
+    if foreign:
+        raise MgvrError(
+            f"{run}: {_some(foreign, len(lists), 'queries')} are none of {judged.source}, which asks "
+            f"{_few(truth.queries)}. The ids of a run's queries must be those of the annotation files, as mgvr dataset "
+            "writes them; other queries are judged by qrels"
+        )
+    named = _listed(run, lists)
+    strange = [video for video in named if video not in pool]
+    if strange:
+        raise MgvrError(
+            f"{run}: {_some(strange, len(named), 'videos')} are not in the pool of {judged.source}, which has "
+            f"{_few(truth.videos)}. A run over another pool is judged by qrels and videos"
+        )
+    warnings = [*judged.warnings, *_missed(lists, truth, "the benchmark")]
+    if lost := len(pool) - len(named):
+        warnings.append(
+            f"{lost:,} of the pool's {len(pool):,} videos are in no list of the run. If they were not searched, its "
+            "pool is smaller, and its figures can't be compared with those of the whole one."
+        )
+    return replace(judged, warnings=tuple(warnings))
 
 
 def by_queries(queries: QueriesConfig, videos: Path) -> Judged:
@@ -81,39 +108,66 @@ def by_qrels(qrels: Path, run: Path, lists: Lists, videos: Path | None) -> Judge
     """
     with _reading(qrels):
         right = {query: tuple(found) for query, found in read_qrels(qrels).items() if found}
-    named = {video for hits in lists.values() for video, _ in hits}
-    pool = tuple(sorted(named.union(*right.values()))) if videos is None else read_videos(videos)
+    named = _listed(run, lists)
+    pool = tuple(sorted(set(named).union(*right.values()))) if videos is None else read_videos(videos)
     known = set(pool)
     for query, hits in lists.items():
-        listed: set[str] = set()
         for video, _ in hits:
-            if video in listed:
-                raise MgvrError(f"{run}: the list of query {query!r} has the video {video!r} twice: remove one")
             if video not in known:
                 raise MgvrError(f"{run}: query {query!r} lists the video {video!r}, which {videos} does not have")
-            listed.add(video)
     warnings = []
     if unjudged := len(lists.keys() - right.keys()):
         warnings.append(f"{unjudged:,} queries of the run have no right video in the qrels: they are not measured.")
-    if silent := len(right.keys() - lists.keys()):
-        warnings.append(f"{silent:,} queries of the qrels have no list in the run: they count as misses.")
-    found = sum(any(video in right[query] for video, _ in lists.get(query, ())) for query in right)
-    if found < len(right):
-        warnings.append(
-            f"{len(right) - found:,} of {len(right):,} queries have no right video in their list: they count as misses "
-            "and, in MdR and MnR, as one place behind the pool's last. Those two are no figures of the whole pool."
-        )
-    protocol = {"pool taken from": "what the run and the qrels name" if videos is None else videos.name}
     truth = Truth(tuple(right), pool, tuple(right.values()))
+    warnings += _missed(lists, truth, "the qrels")
+    protocol = {"pool taken from": "what the run and the qrels name" if videos is None else videos.name}
     everything = tuple(range(len(right)))
     files = (qrels,) if videos is None else (qrels, videos)
     return _checked(Judged(truth, str(qrels), len(right), everything, protocol, run.stem, files, tuple(warnings)))
 
 
+def _listed(run: Path, lists: Lists) -> dict[str, None]:
+    """The videos that a run names, in its order; raises MgvrError where a list has one twice."""
+    found: dict[str, None] = {}
+    for query, hits in lists.items():
+        listed: set[str] = set()
+        for video, _ in hits:
+            if video in listed:
+                raise MgvrError(f"{run}: the list of query {query!r} has the video {video!r} twice: remove one")
+            listed.add(video)
+            found[video] = None
+    return found
+
+
+def _missed(lists: Lists, truth: Truth, source: str) -> Iterator[str]:
+    """What a reader must know of queries without a list, and of lists without a right video."""
+    right = dict(zip(truth.queries, truth.relevant, strict=True))
+    if silent := len(right.keys() - lists.keys()):
+        yield f"{silent:,} queries of {source} have no list in the run: they count as misses."
+    found = sum(any(video in right[query] for video, _ in lists.get(query, ())) for query in right)
+    if found < len(right):
+        yield (
+            f"{len(right) - found:,} of {len(right):,} queries have no right video in their list: they count as misses "
+            "and, in MdR and MnR, as one place behind the pool's last. Those two are no figures of the whole pool."
+        )
+
+
+def _some(ids: Sequence[str], total: int, what: str) -> str:
+    return f"{len(ids):,} of {total:,} {what} ({_few(ids)})"
+
+
+def _few(ids: Sequence[str]) -> str:
+    more = f" and {len(ids) - _NAMED:,} more" if len(ids) > _NAMED else ""
+    return f"{', '.join(map(repr, ids[:_NAMED]))}{more}"
+
+
 def read_lists(run: Path) -> Lists:
-    """The lists of a TREC run; raises MgvrError where it can't be read."""
+    """The lists of a TREC run; raises MgvrError where it can't be read, or has none."""
     with _reading(run):
-        return read_run(run)
+        lists = read_run(run)
+    if not lists:
+        raise MgvrError(f"{run} has no lists: is it whole? Every query would count as a miss")
+    return lists
 
 
 def _checked(found: Judged) -> Judged:

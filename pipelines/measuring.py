@@ -71,15 +71,39 @@ class ReportConfig(Section):
 
     def protocol(self) -> dict[str, str]:
         """The rows of that protocol, or none. Raises MgvrError where the file is not one of mgvr dataset."""
+        return self._benchmark()[0]
+
+    def foreign(self, queries: int, pool: int, tokens: set[int], frames: set[int]) -> list[str]:
+        """In what a run is not what its benchmark's protocol says, for a reader of the figures."""
+        rows, counts = self._benchmark()
+        if not rows:
+            return []
+        pairs: dict[str, tuple[set[int], set[int]]] = {
+            "queries": ({counts["queries"]}, {queries}),
+            "videos in the pool": ({counts["videos"]}, {pool}),
+            "text tokens": ({int(rows["text tokens"])}, tokens),
+            "frames": ({int(rows["frames"])}, frames),
+        }
+        differ = [
+            f"{name}: {_listed(here)} here, {_listed(there)} there"
+            for name, (there, here) in pairs.items()
+            if here != there
+        ]
+        if not differ:
+            return []
+        return [f"This is not {rows['benchmark']} by its protocol: {'; '.join(differ)}. Figures can't be compared."]
+
+    def _benchmark(self) -> tuple[dict[str, str], dict[str, int]]:
         if self.dataset is None:
-            return {}
+            return {}, {}
         try:
-            rows: dict[str, str] = dict(json.loads(Path(self.dataset).read_text(encoding="utf-8"))["protocol"])
+            about = json.loads(Path(self.dataset).read_text(encoding="utf-8"))
+            rows, counts = dict(about["protocol"]), dict(about["counts"]["test"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise MgvrError(
                 f"report.dataset: {self.dataset} is no dataset.json as mgvr dataset writes it ({error})"
             ) from None
-        return rows
+        return rows, counts
 
 
 @dataclass(frozen=True)
@@ -141,7 +165,10 @@ def build_report(
         macs_per_query=Macs(coarse=coarse_macs, two_stage=coarse_macs + round(scored * fused), exhaustive=N * fused)
         if found.index is None
         else None,
-        warnings=tuple(_warnings(snapshot, checkpoint, captions, queries)),
+        warnings=(
+            *config.foreign(int(queries.labelled.sum()), N, {captions.text_length}, {shape.frames}),
+            *_warnings(snapshot, checkpoint, captions, queries),
+        ),
         files={
             "results.parquet": "the answers of every query, best first, with both stages' scores and ranks",
             "run.trec": "every query's reranked candidates, and no more, as a TREC run",
@@ -255,6 +282,10 @@ def _protocol(answers: Answers, checkpoint: Checkpoint, frames: int) -> dict[str
 def _range(numbers: list[int]) -> str:
     low, high = min(numbers, default=0), max(numbers, default=0)
     return str(low) if low == high else f"{low}–{high}"
+
+
+def _listed(numbers: set[Any]) -> str:
+    return ", ".join(f"{number:,}" for number in sorted(numbers))
 
 
 def _stored(snapshot: Snapshot) -> Stored:

@@ -37,7 +37,7 @@ from mgvr_core.identity import hash_file, hash_json
 from mgvr_core.model.checkpoint import CONFIG as CHECKPOINT
 from mgvr_core.uris import to_local
 from pipelines.answering import index_identity
-from pipelines.environment import computing_versions
+from pipelines.environment import computing_source, computing_versions
 from pipelines.grid import NONE, SHARED, Cell, GridConfig, cell_folder, cells_of
 from pipelines.grid_cells import score_cells
 from pipelines.grid_inputs import check, corpus_of, prepare, queries_of
@@ -81,7 +81,7 @@ def sweep_grid(config: GridConfig) -> SystemsReport:
         "time": f"{time.monotonic() - began:.0f} s",
         "report": str(files["systems.html"]),
     }
-    print("\n".join([*_verdicts(report), summary("sweep: done", rows)]))
+    print("\n".join([*_table(report), *_verdicts(report), summary("sweep: done", rows)]))
     if report.drifted:
         raise JobError("\n".join(["figures are not as expected:", *_verdicts(report, drifted=True)]))
     return report
@@ -152,7 +152,7 @@ def digests_of(config: GridConfig, cells: Sequence[Cell]) -> dict[Cell, str]:
     corpora = [corpus_of(config, split) for split in ("test", "train", "validation")]
     given = [*corpora, config.queries] if config.procedural is None else [config.procedural]
     data = [None if each is None else _contents(each.model_dump(mode="json")) for each in given]
-    shared = [data, config.bank, config.bank_seed, computing_versions()]
+    shared = [data, config.bank, config.bank_seed, computing_versions(), computing_source()]
     models = {name: hash_json([shared, _model(config, name)]) for name in {cell.model for cell in cells}}
     return {cell: hash_json([models[cell.model], *_used(config, cell)]) for cell in cells}
 
@@ -197,7 +197,21 @@ def _expectations(report: SystemsReport) -> str:
     stated = sum(len(system.expected) for system in report.systems)
     if not stated:
         return "nothing was stated"
-    return f"{stated - len(report.drifted)} of {stated} figures OK" + (", the others FAIL" if report.drifted else "")
+    return f"{stated - len(report.drifted)} of {stated} figures OK" + (
+        f", {len(report.drifted)} FAIL" if report.drifted else ""
+    )
+
+
+def _table(report: SystemsReport) -> Iterable[str]:
+    """The table in short, for a terminal."""
+    shown = ("R@1", "R@5", "R@10")
+    width = max(len(system.name) for system in report.systems)
+    yield f"{'system':<{width}}  " + "  ".join(f"{metric:>5}" for metric in shown) + "  95 % of R@1   group"
+    for system in report.systems:
+        figures = "  ".join(f"{100 * system.figures[metric].value:5.1f}" for metric in shown)
+        first = system.figures["R@1"]
+        group = "transductive" if system.transductive else system.groups
+        yield f"{system.name:<{width}}  {figures}  {100 * first.low:5.1f}–{100 * first.high:<5.1f}  {group}"
 
 
 def _verdicts(report: SystemsReport, drifted: bool = False) -> Iterable[str]:

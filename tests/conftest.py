@@ -42,17 +42,22 @@ for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL_S3"):
     os.environ.pop(name, None)
 
 
-STARTS_RAY = ("cli", "doctor", "heads", "jobs", "kills", "memory", "retrieve_options", "runtime", "training_kills")
-"""Modules that start a Ray of their own, apart from the one that all others share."""
+WITHOUT_RAY = ("compare", "dataset", "decoding", "encode_refusals", "evaluate", "options", "rows", "scorers", "work")
+"""Modules of tests/pipelines that never start it."""
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Where tests run side by side, all that use Ray run one after another: two of them would starve each other."""
-    for item in items:
-        own = item.path.parent.name == "pipelines" and item.path.stem.removeprefix("test_") in STARTS_RAY
-        if own or "ray_cluster" in getattr(item, "fixturenames", ()):
-            item.add_marker(pytest.mark.xdist_group("ray"))
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Where tests run side by side, all that use Ray run in one process: two Rays would starve each other."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class RayTogether(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            folder, _, module = nodeid.partition("::")[0].rpartition("/")
+            name = module.removeprefix("test_").removesuffix(".py")
+            return "ray" if folder.endswith("pipelines") and name not in WITHOUT_RAY else f"{folder}/{name}"
+
+    return RayTogether(config, log)
 
 
 @pytest.fixture(scope="session")

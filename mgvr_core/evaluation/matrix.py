@@ -49,10 +49,18 @@ def open_matrix(path: Path) -> Matrix:
     return found
 
 
-def require_finite(scores: Matrix, path: Path, rows: Sequence[str], columns: Sequence[str], advice: str) -> None:
+def require_finite(
+    scores: Matrix,
+    path: Path,
+    rows: Sequence[str],
+    columns: Sequence[str],
+    advice: str,
+    places: Sequence[int] | None = None,
+) -> None:
     """Raise MgvrError for the first NaN or infinite score, naming its row and column and saying how many there are.
 
-    rows, columns: what they stand for. advice: what to do about it.
+    rows, columns: what they stand for. advice: what to do about it. places: where the rows stand in the file, which has
+    more of them; None: they are all that it has.
     """
     first, total = None, 0
     for start, block in _blocks(scores):
@@ -61,9 +69,10 @@ def require_finite(scores: Matrix, path: Path, rows: Sequence[str], columns: Seq
             total += len(bad)
     if first is not None:
         row, column = first
+        place, among = (row, "") if places is None else (places[row], f" in the {len(scores)} rows that are measured")
         raise MgvrError(
-            f"{path}: the score in row {row} ({rows[row]}) and column {column} ({columns[column]}), counted from 0, is "
-            f"{scores[row, column]}; {total} of {scores.size} are NaN or infinite. {advice}"
+            f"{path}: the score in row {place} ({rows[row]}) and column {column} ({columns[column]}), counted from 0, "
+            f"is {scores[row, column]}; {total} of {scores.size}{among} are NaN or infinite. {advice}"
         )
 
 

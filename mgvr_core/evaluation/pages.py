@@ -6,12 +6,20 @@ import json
 import math
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
+from pydantic import TypeAdapter, ValidationError
 
 from mgvr_core.errors import MgvrError
 
+
+class _Versioned(Protocol):
+    @property
+    def schema(self) -> int: ...
+
+
+_Document = TypeVar("_Document", bound=_Versioned)
 _SPECIAL = re.compile(r"([\\`*_{}\[\]#|~])")
 
 
@@ -40,6 +48,19 @@ def to_json(document: Mapping[str, Any], what: str) -> str:
     """A report's document as JSON text; raises MgvrError as `require_finite` does."""
     require_finite(document, what)
     return json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False, default=str) + "\n"
+
+
+def from_json(text: str, adapter: TypeAdapter[_Document], what: str, schema: int) -> _Document:
+    """The document of a report's JSON text. Raises MgvrError where it is not `what`, or of a newer schema than ours."""
+    try:
+        document = adapter.validate_json(text)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise MgvrError(f"not {what}: {key or 'the document'}: {first['msg']}") from None
+    if document.schema > schema:
+        raise MgvrError(f"the report has schema {document.schema}, newer than {schema}: read it with a newer mgvr")
+    return document
 
 
 def require_finite(document: Mapping[str, Any], what: str, below: str = "") -> None:

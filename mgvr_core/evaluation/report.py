@@ -12,14 +12,14 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
-from mgvr_core.errors import MgvrError
 from mgvr_core.evaluation.bootstrap import Gain, Interval
-from mgvr_core.evaluation.pages import to_json
+from mgvr_core.evaluation.pages import from_json, to_json
 
 SCHEMA = 1
 
+DirectionKey = Literal["text_to_video", "video_to_text"]
 ExampleKind = Literal["win", "loss", "both_right", "missed", "worst", "search"]
 
 
@@ -254,15 +254,7 @@ class Report:
     @staticmethod
     def from_json(text: str) -> Report:
         """The report of a `report.json`'s text. Raises MgvrError where it isn't one, or is of a newer schema."""
-        try:
-            report: Report = _ADAPTER.validate_json(text)
-        except ValidationError as error:
-            first = error.errors()[0]
-            key = ".".join(str(part) for part in first["loc"])
-            raise MgvrError(f"not a retrieval report: {key or 'the document'}: {first['msg']}") from None
-        if report.schema > SCHEMA:
-            raise MgvrError(f"the report has schema {report.schema}, newer than {SCHEMA}: read it with a newer mgvr")
-        return report
+        return from_json(text, _ADAPTER, "a retrieval report", SCHEMA)
 
 
-_ADAPTER: TypeAdapter[Any] = TypeAdapter(Report)
+_ADAPTER = TypeAdapter(Report)

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
-from mgvr_core.errors import MgvrError
 from mgvr_core.evaluation.bootstrap import Gain, Interval
-from mgvr_core.evaluation.pages import to_json
-from mgvr_core.evaluation.report import Manifest, StageTime, Ties
+from mgvr_core.evaluation.pages import from_json, to_json
+from mgvr_core.evaluation.report import DirectionKey, Manifest, StageTime, Ties
 
 SCHEMA = 1
 _ROUNDING = 1e-9
@@ -54,7 +53,7 @@ class System:
     queries: int
     pool: int
     figures: Mapping[str, Interval]
-    direction: Literal["text_to_video", "video_to_text"] = "text_to_video"
+    direction: DirectionKey = "text_to_video"
     gain: Mapping[str, Gain] = field(default_factory=dict)
     groups: str = ""
     recall_at_k: Interval | None = None
@@ -106,15 +105,7 @@ class SystemsReport:
     @staticmethod
     def from_json(text: str) -> SystemsReport:
         """The report of a `systems.json`'s text. Raises MgvrError where it isn't one, or is of a newer schema."""
-        try:
-            report: SystemsReport = _ADAPTER.validate_json(text)
-        except ValidationError as error:
-            first = error.errors()[0]
-            key = ".".join(str(part) for part in first["loc"])
-            raise MgvrError(f"not a report of systems: {key or 'the document'}: {first['msg']}") from None
-        if report.schema > SCHEMA:
-            raise MgvrError(f"the report has schema {report.schema}, newer than {SCHEMA}: read it with a newer mgvr")
-        return report
+        return from_json(text, _ADAPTER, "a report of systems", SCHEMA)
 
 
-_ADAPTER: TypeAdapter[Any] = TypeAdapter(SystemsReport)
+_ADAPTER = TypeAdapter(SystemsReport)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mgvr_core.evaluation.systems import System, SystemsReport
-from mgvr_core.evaluation.systems_wording import called, cells, columns, pools, protocol, sections
+from mgvr_core.evaluation.systems_wording import called, cells, columns, cost_note, pools, protocol, sections
 from mgvr_core.evaluation.tables import Value, spread, tex, to_csv, to_tex
 from mgvr_core.evaluation.wording import Cell, intervals_note
 
@@ -59,5 +59,6 @@ def render_tex(report: SystemsReport) -> str:
         caption = (
             f"{report.title}: {section.title.lower()}, {queries} queries, pool of {pool}. {intervals_note(report)}"
         )
+        caption = f"{caption} {cost_note(shown, section.systems)}".rstrip()
         parts.append(to_tex(["System", *(column.name for column in shown)], rows, caption))
     return "\n".join(parts)

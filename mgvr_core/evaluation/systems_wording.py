@@ -14,10 +14,10 @@ from mgvr_core.evaluation.wording import (
     count,
     figure,
     gain_cell,
-    percent,
     quantity,
     seconds,
     size,
+    ties_note,
     tone,
 )
 
@@ -29,6 +29,8 @@ COMPATIBLE = (
     "What the field's usual script would print for the same scores, to be set beside published tables. It may break "
     "ties and leave queries out in its own way; the figures above do not."
 )
+APART = "These have read the other test queries, and must not be compared with those above."
+CORRECTED = "A correction's own cost is not in the multiply-adds and the time."
 GROUPS = (
     "Systems that share a letter are not told apart by R@1 on these queries (exact paired randomisation test of every "
     "two, adjusted for their number by Holm)."
@@ -39,7 +41,9 @@ MEANINGS = {
     "Stage-1 ceiling": "share of queries with a right answer among the candidates, the most that R@1 can become",
     "Multiply-adds": "of scoring a query",
     "Time": "measured, of scoring 1,000 queries on one thread",
-    "Stored": "read of a video",
+    "Stored": (
+        "what is read of a video's stored features; what could be precomputed (mean_pool's one vector) is not assumed"
+    ),
     "Parameters": "of the scorer's own",
 }
 
@@ -108,7 +112,7 @@ def columns(systems: Sequence[System]) -> list[Column]:
     every = [
         *metrics,
         Column("Gain in R@1", _gain),
-        Column("Group", lambda system: Shown(short(system.groups)) if system.groups else None),
+        Column("Group", lambda system: Shown(letters) if (letters := group(system)) else None),
         Column("Stage-1 ceiling", _ceiling),
         Column("Multiply-adds", lambda system: None if system.macs is None else Shown(quantity(system.macs))),
         Column("Time", lambda system: None if system.seconds is None else Shown(seconds(system.seconds))),
@@ -138,7 +142,7 @@ def _gain(system: System) -> Shown | None:
         return None
     gain = system.gain["R@1"]
     found = gain_cell("R@1", gain)
-    return Shown(found.value, found.interval, tone("R@1", gain))
+    return Shown(found.value, found.interval, "" if system.transductive else tone("R@1", gain))
 
 
 def _ceiling(system: System) -> Shown | None:
@@ -156,23 +160,49 @@ def short(groups: str) -> str:
     return " ".join(said) if any(len(part) > 2 for part in parts) else groups
 
 
+def group(system: System) -> str:
+    """The letters of a system as shown; none of a transductive one, which is no rival of the others."""
+    return "" if system.transductive else short(system.groups)
+
+
+def corrected(system: System) -> bool:
+    """Whether a correction of hubness is part of it."""
+    return system.settings.get("correction", "none") != "none"
+
+
+def number(report: SystemsReport) -> str:
+    """How many systems there are."""
+    found = len(report.systems)
+    return f"{count(found)} system{'' if found == 1 else 's'}"
+
+
 def called(row: Numbered) -> str:
     """The name of a system, with what must be known of it."""
     said = row.system.transductive and "transductive" not in row.system.name
     return row.system.name + (" (transductive)" if said else "")
 
 
-def meanings(shown: Sequence[Column]) -> str:
-    """What the columns mean that don't say it themselves."""
-    said = "; ".join(f"{column.name}: {MEANINGS[column.name]}" for column in shown if column.name in MEANINGS)
-    return f"R@K in percent; MdR: median rank, lower is better. {said}{'.' if said else ''}".rstrip()
+def meanings(shown: Sequence[Column], systems: Sequence[System]) -> str:
+    """What the columns mean that don't say it themselves, and what a cost leaves out."""
+    said = ". ".join(f"{column.name}: {MEANINGS[column.name]}" for column in shown if column.name in MEANINGS)
+    text = f"R@K in percent; MdR: median rank, lower is better. {said}{'.' if said else ''}"
+    return f"{text} {cost_note(shown, systems)}".rstrip()
 
 
-def ranking(section: Section) -> list[Place]:
-    """The systems from the best R@1 down, with bars on the scale of the lowest to the highest interval."""
+def cost_note(shown: Sequence[Column], systems: Sequence[System]) -> str:
+    """What the costs of corrected rows leave out; empty where there are none."""
+    priced = any(column.name in ("Multiply-adds", "Time") for column in shown)
+    return CORRECTED if priced and any(corrected(system) for system in systems) else ""
+
+
+def ranking(section: Section) -> tuple[list[Place], list[Place]]:
+    """The systems from the best R@1 down, with bars on the scale of the lowest to the highest interval.
+
+    Those that read one query at a time, and apart from them the transductive ones.
+    """
     ranked = [row for row in section.rows if "R@1" in row.system.figures]
     if not ranked:
-        return []
+        return [], []
     found = {row.number: row.system.figures["R@1"] for row in ranked}
     bottom, top = min(one.low for one in found.values()), max(one.high for one in found.values())
 
@@ -180,11 +210,13 @@ def ranking(section: Section) -> list[Place]:
         return 100 * (value - bottom) / ((top - bottom) or 1.0)
 
     ranked.sort(key=lambda row: -found[row.number].value)
-    return [
+    places = [
         Place(row, cell("R@1", one), at(one.low), at(one.value), at(one.high))
         for row in ranked
         for one in [found[row.number]]
     ]
+    alone = [place for place in places if not place.row.system.transductive]
+    return alone, [place for place in places if place.row.system.transductive]
 
 
 def verdict(section: Section, report: SystemsReport) -> str:
@@ -266,15 +298,8 @@ def notes(section: Section) -> Iterator[str]:
         system, said = row.system, f"{row.number}, {called(row)}: "
         if system.note:
             yield said + system.note
-        if system.ties is not None and system.ties.queries:
-            bounds = ", ".join(
-                f"{name} {percent(low)} to {percent(system.ties.optimistic[name])}"
-                for name, low in system.ties.pessimistic.items()
-            )
-            yield (
-                f"{said}right and wrong answers tie for {count(system.ties.queries)} of the queries; with every tie "
-                f"broken against or for the right one: {bounds}."
-            )
+        if system.ties is not None and (tied := ties_note(system.ties)):
+            yield f"{said}{tied}"
     lost = {system.unanswerable for system in section.systems}
     if lost != {0}:
         most = count(max(lost)) if len(lost) == 1 else f"up to {count(max(lost))}"

@@ -9,7 +9,17 @@ from datetime import datetime
 from typing import Literal, Protocol
 
 from mgvr_core.evaluation.bootstrap import Gain, Interval
-from mgvr_core.evaluation.report import Direction, Directions, ExampleKind, Hit, Macs, Report, StageTime
+from mgvr_core.evaluation.report import (
+    Direction,
+    DirectionKey,
+    Directions,
+    ExampleKind,
+    Hit,
+    Macs,
+    Report,
+    StageTime,
+    Ties,
+)
 
 TITLES = {"text_to_video": "Text to video", "video_to_text": "Video to text"}
 _SOUGHT = {"text_to_video": "video", "video_to_text": "text"}
@@ -161,21 +171,33 @@ def heat(number: int, direction: Direction) -> int:
 
 
 def ties_notes(direction: Direction) -> Iterator[str]:
-    """The bounds of R@K where ties leave them open."""
+    """The bounds of R@K where ties leave them open, of either stage."""
     for system, ties in direction.ties.items():
-        bounds = ", ".join(
-            f"{name} {percent(low)} to {percent(ties.optimistic[name])}" for name, low in ties.pessimistic.items()
-        )
-        title = system.replace("_", "-").capitalize()
-        yield (
-            f"{title}: right and wrong answers tie for {count(ties.queries)} of the queries; "
-            f"with every tie broken against or for the right one: {bounds}."
-        )
+        if said := ties_note(ties):
+            yield f"{system.replace('_', '-').capitalize()}: {said}"
 
 
-def directions(metrics: Directions) -> list[tuple[str, str, Direction]]:
+def ties_note(ties: Ties) -> str:
+    """The bounds of R@K that differ as they are printed; empty where none does."""
+    bounds = ", ".join(
+        f"{name} {low} to {high}"
+        for name in ties.pessimistic
+        if (low := percent(ties.pessimistic[name])) != (high := percent(ties.optimistic[name]))
+    )
+    if not bounds:
+        return ""
+    return (
+        f"right and wrong answers tie for {count(ties.queries)} of the queries; with every tie broken against or for "
+        f"the right one: {bounds}."
+    )
+
+
+def directions(metrics: Directions) -> list[tuple[DirectionKey, str, Direction]]:
     """(key, title, direction) of those that were measured."""
-    found = [("text_to_video", metrics.text_to_video), ("video_to_text", metrics.video_to_text)]
+    found: list[tuple[DirectionKey, Direction | None]] = [
+        ("text_to_video", metrics.text_to_video),
+        ("video_to_text", metrics.video_to_text),
+    ]
     return [(key, TITLES[key], direction) for key, direction in found if direction]
 
 

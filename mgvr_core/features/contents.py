@@ -247,7 +247,8 @@ def source_table(sources: Iterable[Source]) -> pa.Table:
 
 
 def read_sources(table: pa.Table) -> dict[Key, Source]:
-    """The inverse of source_table."""
+    """The inverse of source_table; raises MgvrError for a table of other columns, which a damaged file may give."""
+    _require_columns(table, SOURCE_SCHEMA, "sources")
     names = ("id", "content_hash", "size", "version")
     places = [
         None if shard is None else Place(shard, row)
@@ -266,10 +267,20 @@ def failure_table(failures: Iterable[Failure]) -> pa.Table:
 
 
 def read_failures(table: pa.Table) -> dict[Key, Failure]:
-    """The inverse of failure_table."""
+    """The inverse of failure_table; raises MgvrError for a table of other columns."""
+    _require_columns(table, FAILURE_SCHEMA, "failures")
     names = ("id", "stage", "kind", "message", "attempts", "decoder", "at")
     columns = (table[name].to_pylist() for name in names)
     return {key: Failure(key, *values) for key, *values in zip(_keys(table), *columns, strict=True)}
+
+
+def _require_columns(table: pa.Table, schema: pa.Schema, what: str) -> None:
+    if missing := [name for name in schema.names if name not in table.schema.names]:
+        found = ", ".join(map(repr, table.schema.names))
+        raise MgvrError(
+            f"the table of {what} has no column {', '.join(missing)} (it has {found}): its file has been changed; see "
+            "mgvr corpus verify"
+        )
 
 
 def require_known(contents: Contents) -> None:

@@ -13,8 +13,6 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from mgvr_core.scorers.attention import words_of
-from mgvr_core.scorers.scorer import Texts
 from mgvr_core.scoring.frame_weak import frame_weak_of
 from mgvr_core.scoring.weights import WEAK_TEMPERATURE, masked_softmax
 
@@ -31,16 +29,6 @@ def sharpened_aosm(similarity: Tensor, mask: Tensor, mixing: Tensor | None) -> T
         attention = attention @ fitted(mixing, similarity.shape[-1])
     attention = masked_softmax(attention, mask, WEAK_TEMPERATURE)
     return (attention * similarity).sum(dim=-1)
-
-
-def used_words(texts: Texts) -> tuple[Tensor, Tensor]:
-    """`words_of`, without the places that no text uses: (T, L, D) and (T, L), L words of the longest text.
-
-    A tokenizer pads to what the model takes, and all that is made here of a pair is as large as that.
-    """
-    words, there = words_of(texts)
-    longest = int((there * torch.arange(1, there.shape[1] + 1, device=there.device)).amax())
-    return words[:, :longest], there[:, :longest]
 
 
 def fitted(mixing: Tensor, tokens: int) -> Tensor:

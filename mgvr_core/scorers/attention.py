@@ -15,16 +15,22 @@ MOST_NUMBERS = 2**24
 
 
 def words_of(texts: Texts) -> tuple[Tensor, Tensor]:
-    """w^ (T, L, D) and its mask (T, L); raises ValueError where the texts came without words."""
+    """w^ (T, L, D) and its mask (T, L), L words of the longest text, without the places that no text uses.
+
+    A tokenizer pads to what the model takes, and all that is made of a pair is as large as L. Raises ValueError where
+    the texts came without words.
+    """
     if texts.words is None or texts.word_mask is None:
         raise ValueError("this scorer reads words, but the texts came without them")
-    return texts.words, texts.word_mask
+    used = texts.word_mask.any(dim=0).nonzero()
+    longest = int(used[-1]) + 1 if len(used) else 0
+    return texts.words[:, :longest], texts.word_mask[:, :longest]
 
 
 def patches_of(videos: VideoFeatures) -> Tensor:
     """p^ (V, F, P, D); raises ValueError where the videos came without patches."""
     if videos.patches is None:
-        raise ValueError("this scorer reads patches, but the videos have no patch features")
+        raise ValueError("this scorer reads patches, but the videos came without them")
     return videos.patches
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from mgvr_core.scorers.attention import patches_of
 from mgvr_core.scorers.blocks import (
     Embedding,
     Encoder,
@@ -17,7 +18,7 @@ from mgvr_core.scorers.blocks import (
     match_macs,
     width_of,
 )
-from mgvr_core.scorers.joint import JointEncoder, patches_of, sentence_first
+from mgvr_core.scorers.joint import JointEncoder, sentence_first
 from mgvr_core.scorers.scorer import Setting, Sizes, Texts
 from mgvr_core.scoring.features import VideoFeatures
 from mgvr_core.scoring.weights import patch_mask

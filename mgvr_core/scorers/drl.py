@@ -6,8 +6,7 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from mgvr_core.scorers.aosm import used_words
-from mgvr_core.scorers.attention import by_blocks, masked_max, word_similarity
+from mgvr_core.scorers.attention import by_blocks, masked_max, word_similarity, words_of
 from mgvr_core.scorers.blocks import drawn_from
 from mgvr_core.scorers.scorer import Read, Scorer, Setting, Sizes, Texts
 from mgvr_core.scoring.features import VideoFeatures
@@ -47,7 +46,7 @@ class Drl(Scorer):
 
     def score(self, texts: Texts, videos: VideoFeatures) -> Tensor:
         """All pairs: (T, V)."""
-        words, there = used_words(texts)
+        words, there = words_of(texts)
         word_weight = _weights(self.of_word, words, there)  # (T, L)
 
         def of(block: VideoFeatures) -> Tensor:

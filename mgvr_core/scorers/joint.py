@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import ClassVar
 
 import torch
@@ -9,12 +10,13 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torch.utils.checkpoint import checkpoint
 
+from mgvr_core.scorers.attention import words_of
 from mgvr_core.scorers.scorer import Scorer, Texts, take_videos
 from mgvr_core.scoring.features import VideoFeatures
 from mgvr_core.scoring.video import video_score
 
 _AT_ONCE = 1 << 22
-"""Numbers of the largest array that a block of pairs makes."""
+"""Numbers of the largest array that a block of pairs or lists makes, unless one alone has more."""
 
 
 class JointEncoder(Scorer):
@@ -49,7 +51,7 @@ class JointEncoder(Scorer):
     def score(self, texts: Texts, videos: VideoFeatures) -> Tensor:
         """All pairs: (T, V)."""
         tokens, mask = self.read_texts(texts)
-        at_once = max(1, _AT_ONCE // self.pair_numbers(tokens.shape[1], videos))
+        at_once = block_size(self.pair_numbers(tokens.shape[1], videos))
         columns = max(1, at_once // len(texts))  # videos that meet all texts in one block
         several = len(texts) * len(videos) > at_once
         logits = []
@@ -57,10 +59,10 @@ class JointEncoder(Scorer):
             read = self.read_videos(take_videos(videos, slice(begin, begin + columns)))
             v = len(read[0])
             blocks = [
-                self._block(several, some.expand(v, *some.shape), valid.expand(v, *valid.shape), *read)  # (v, t)
+                in_block(self.logits, several, some.expand(v, *some.shape), valid.expand(v, *valid.shape), *read)
                 for some, valid in zip(torch.split(tokens, at_once), torch.split(mask, at_once), strict=True)
             ]
-            logits.append(torch.cat(blocks, dim=1))
+            logits.append(torch.cat(blocks, dim=1))  # (v, T), of blocks (v, t)
         return self._prior(texts, videos) + torch.cat(logits).T / self.setting.scale
 
     def loss(self, texts: Texts, videos: VideoFeatures, rows: slice) -> Tensor:
@@ -82,21 +84,29 @@ class JointEncoder(Scorer):
         """logit / s of pairs, by their rows: text and video (M,) -> (M,)."""
         tokens, mask = self.read_texts(texts)
         read = self.read_videos(videos)
-        at_once = max(1, _AT_ONCE // self.pair_numbers(tokens.shape[1], videos))
+        at_once = block_size(self.pair_numbers(tokens.shape[1], videos))
+        again = len(text) > at_once
         blocks = [
-            self._block(len(text) > at_once, tokens[t].unsqueeze(1), mask[t].unsqueeze(1), *(each[v] for each in read))
+            in_block(self.logits, again, tokens[t].unsqueeze(1), mask[t].unsqueeze(1), *(each[v] for each in read))
             for t, v in zip(torch.split(text, at_once), torch.split(video, at_once), strict=True)
         ]
         return torch.cat(blocks).squeeze(1) / self.setting.scale
 
-    def _block(self, again: bool, *arguments: Tensor) -> Tensor:
-        if again and torch.is_grad_enabled():
-            recomputed: Tensor = checkpoint(self.logits, *arguments, use_reentrant=False)
-            return recomputed
-        return self.logits(*arguments)
-
     def _prior(self, texts: Texts, videos: VideoFeatures) -> Tensor:
         return video_score(texts.vector, videos.video, self.setting.projection.to(texts.vector))
+
+
+def block_size(numbers: int) -> int:
+    """How many pairs or lists are scored at once; numbers: of the largest array that one of them makes."""
+    return max(1, _AT_ONCE // numbers)
+
+
+def in_block(logits: Callable[..., Tensor], again: bool, *arguments: Tensor) -> Tensor:
+    """The logits of one block. again: where a gradient is asked for, compute them a second time when it is due."""
+    if again and torch.is_grad_enabled():
+        recomputed: Tensor = checkpoint(logits, *arguments, use_reentrant=False)
+        return recomputed
+    return logits(*arguments)
 
 
 def own_and_hardest(prior: Tensor, rows: slice, negatives: int) -> tuple[Tensor, Tensor]:
@@ -117,17 +127,6 @@ def sentence_first(texts: Texts) -> tuple[Tensor, Tensor]:
 
     Raises ValueError where the texts have no words.
     """
-    if texts.words is None or texts.word_mask is None:
-        raise ValueError("the scorer reads words, but the texts were encoded without them")
-    used = texts.word_mask.any(dim=0).nonzero()
-    longest = int(used[-1]) + 1 if len(used) else 0
-    tokens = torch.cat([texts.vector.unsqueeze(1), texts.words[:, :longest]], dim=1)
-    there = texts.word_mask.new_ones(len(texts), 1)
-    return tokens, torch.cat([there, texts.word_mask[:, :longest]], dim=1)
-
-
-def patches_of(videos: VideoFeatures) -> Tensor:
-    """p^ (V, F, P, D); raises ValueError where the videos have none."""
-    if videos.patches is None:
-        raise ValueError("the scorer reads patches, but the videos were encoded without them")
-    return videos.patches
+    words, there = words_of(texts)
+    tokens = torch.cat([texts.vector.unsqueeze(1), words], dim=1)
+    return tokens, torch.cat([there.new_ones(len(texts), 1), there], dim=1)

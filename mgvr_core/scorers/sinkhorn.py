@@ -12,9 +12,10 @@ ITERATIONS = 4
 def sinkhorn_knopp(logits: Tensor, iterations: int = ITERATIONS) -> tuple[Tensor, Tensor]:
     """Logarithms (..., B) and (..., N) of what rows and columns of exp(logits), (..., B, N), are multiplied by.
 
-    With them every column sums to 1, and the more iterations, the nearer every row to one and the same sum, N / B.
-    Each iteration scales the rows, then the columns (Sinkhorn, Knopp: Concerning nonnegative matrices and doubly
-    stochastic matrices, Pacific Journal of Mathematics 1967), in the log domain, where nothing overflows.
+    With K = exp(logits), the columns' factors are b = 1 / (1 K) at first and then, `iterations` times, the rows' are
+    a = 1 / (K b) and the columns' b = 1 / (a K) (Sinkhorn, Knopp: Concerning nonnegative matrices and doubly stochastic
+    matrices, Pacific Journal of Mathematics 1967). Every column then sums to 1, and the more iterations, the nearer
+    every row to one and the same sum, N / B. It works in the log domain, where nothing overflows.
     """
     columns = -logits.logsumexp(dim=-2)  # (..., N)
     rows = torch.zeros_like(logits[..., 0])  # (..., B)

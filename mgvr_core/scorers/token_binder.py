@@ -7,7 +7,6 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
-from torch.utils.checkpoint import checkpoint
 
 from mgvr_core.scorers.blocks import (
     Embedding,
@@ -20,14 +19,12 @@ from mgvr_core.scorers.blocks import (
     match_macs,
     width_of,
 )
-from mgvr_core.scorers.joint import own_and_hardest, sentence_first
+from mgvr_core.scorers.joint import block_size, in_block, own_and_hardest, sentence_first
 from mgvr_core.scorers.scorer import Scorer, Setting, Sizes, Texts
 from mgvr_core.scoring.features import VideoFeatures
 from mgvr_core.scoring.video import video_score
 
 LAYERS = 2
-_AT_ONCE = 1 << 22
-"""Numbers of the largest array that a block of lists makes, unless one list alone has more."""
 
 
 class TokenBinder(Scorer):
@@ -86,14 +83,13 @@ class TokenBinder(Scorer):
         """(T, n), as `Scorer.score_lists` has it; some lists at a time, computed again for a gradient."""
         T, n = prior.shape
         tokens, valid = sentence_first(texts)
-        at_once = max(1, _AT_ONCE // (n * tokens.shape[1] * tokens.shape[2]))
+        at_once = block_size(n * tokens.shape[1] * tokens.shape[2])
         logits = []
         for begin in range(0, T, at_once):
             some = slice(begin, begin + at_once)
             listed = slice(begin * n, (begin + at_once) * n)
             block = (tokens[some], valid[some], videos.video[listed], videos.temporal[listed], videos.mask[listed])
-            again = at_once < T and torch.is_grad_enabled()
-            logits.append(checkpoint(self._logits, *block, use_reentrant=False) if again else self._logits(*block))
+            logits.append(in_block(self._logits, at_once < T, *block))
         return prior + torch.cat(logits) / self.setting.scale
 
     def _logits(self, tokens: Tensor, valid: Tensor, video: Tensor, temporal: Tensor, shown: Tensor) -> Tensor:

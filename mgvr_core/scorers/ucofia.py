@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from mgvr_core.products import product
-from mgvr_core.scorers.aosm import sharpened_aosm, used_words
-from mgvr_core.scorers.attention import by_blocks, patches_of, word_similarity
+from mgvr_core.scorers.aosm import sharpened_aosm
+from mgvr_core.scorers.attention import by_blocks, patches_of, word_similarity, words_of
 from mgvr_core.scorers.scorer import Read, Scorer, Setting, Sizes, Texts
 from mgvr_core.scorers.sinkhorn import video_offsets
 from mgvr_core.scoring.features import VideoFeatures
@@ -69,7 +69,7 @@ class Ucofia(Scorer):
 
     def parts(self, texts: Texts, videos: VideoFeatures) -> Tensor:
         """The three similarities, not normalised: (3, T, V)."""
-        words, there = used_words(texts)
+        words, there = words_of(texts)
         sentences = texts.vector @ self.sentence.T  # (T, D)
         projected = words @ self.word  # (T, L, D)
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
+from mgvr_core.scorers.attention import patches_of
 from mgvr_core.scorers.blocks import (
     Embedding,
     Encoder,
@@ -19,7 +20,7 @@ from mgvr_core.scorers.blocks import (
     sinusoids,
     width_of,
 )
-from mgvr_core.scorers.joint import JointEncoder, patches_of, sentence_first
+from mgvr_core.scorers.joint import JointEncoder, sentence_first
 from mgvr_core.scorers.scorer import Setting, Sizes, Texts
 from mgvr_core.scoring.features import VideoFeatures
 

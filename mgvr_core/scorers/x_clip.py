@@ -7,8 +7,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from mgvr_core.scorers.aosm import aosm, used_words
-from mgvr_core.scorers.attention import by_blocks, word_similarity
+from mgvr_core.scorers.aosm import aosm
+from mgvr_core.scorers.attention import by_blocks, word_similarity, words_of
 from mgvr_core.scorers.scorer import Read, Scorer, Setting, Sizes, Texts
 from mgvr_core.scoring.features import VideoFeatures
 from mgvr_core.scoring.weights import frame_similarity
@@ -57,7 +57,7 @@ class XClip(Scorer):
 
     def score(self, texts: Texts, videos: VideoFeatures) -> Tensor:
         """All pairs: (T, V)."""
-        words, there = used_words(texts)
+        words, there = words_of(texts)
         sentences = texts.vector @ self.sentence  # (T, D)
         projected = words @ self.word  # (T, L, D)
 

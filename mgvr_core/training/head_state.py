@@ -29,9 +29,7 @@ from mgvr_core.model.weights import read_weights
 from mgvr_core.scorers.scorer import Scorer
 from mgvr_core.training import state
 from mgvr_core.training.head_files import WEIGHTS, fill, save_head
-from mgvr_core.training.state import Progress
-
-_OPTIMISER, _STATE = "optimiser.safetensors", "state.json"
+from mgvr_core.training.state import OPTIMISER, STATE, Progress
 
 
 def save(
@@ -53,8 +51,8 @@ def save(
         for parameter, values in optimiser.state.items()
         for key, value in values.items()
     }
-    save_file(tensors, new / _OPTIMISER)
-    (new / _STATE).write_text(json.dumps({"run": run, **asdict(progress)}, allow_nan=False), encoding="utf-8")
+    save_file(tensors, new / OPTIMISER)
+    (new / STATE).write_text(json.dumps({"run": run, **asdict(progress)}, allow_nan=False), encoding="utf-8")
     for file in new.iterdir():
         sync(file)
     if final.exists():  # of an earlier attempt at this step, which could not be read
@@ -69,18 +67,12 @@ def load(path: Path, scorer: Scorer, optimiser: torch.optim.Optimizer, run: str)
 
     Raises MgvrError, with what to do, where it can't be read or belongs to another run.
     """
-    try:
-        document = json.loads((path / _STATE).read_text(encoding="utf-8"))
+    with state.resumed(path) as document:
         if document["run"] != run:
             raise MgvrError(f"it belongs to another run, {document['run']}, not {run}")
         fill(scorer, read_weights(path / WEIGHTS))
-        _fill_optimiser(scorer, optimiser, read_weights(path / _OPTIMISER))
-    except (OSError, ValueError, KeyError, MgvrError) as error:
-        raise MgvrError(
-            f"the training can't go on from {path}: {error}. Remove that folder to go on from the checkpoint before "
-            "it, or begin again with --restart yes"
-        ) from error
-    return Progress(document["step"], document["sums"], tuple(document["history"]))
+        _fill_optimiser(scorer, optimiser, read_weights(path / OPTIMISER))
+        return Progress(document["step"], document["sums"], tuple(document["history"]))
 
 
 def _fill_optimiser(scorer: Scorer, optimiser: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:

@@ -15,7 +15,8 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ from mgvr_core.model.eercf import EERCF
 from mgvr_core.model.weights import read_weights
 
 FORMAT = 1
-_OPTIMISER, _STATE = "optimiser.safetensors", "state.json"
+OPTIMISER, STATE = "optimiser.safetensors", "state.json"
 _NAME = re.compile(r"step-(\d+)")
 
 
@@ -55,9 +56,9 @@ def save(
     final = folder / f"step-{progress.step:08d}"
     new = folder / f".{final.name}.{uuid4().hex}"
     checkpoint.save(new, model, about)
-    save_file(_optimiser_tensors(model, optimiser), new / _OPTIMISER)
+    save_file(_optimiser_tensors(model, optimiser), new / OPTIMISER)
     document = {"format": FORMAT, "run": about.get("run"), **asdict(progress)}
-    (new / _STATE).write_text(json.dumps(document, allow_nan=False), encoding="utf-8")
+    (new / STATE).write_text(json.dumps(document, allow_nan=False), encoding="utf-8")
     for file in new.iterdir():
         sync(file)
     if final.exists():  # of an earlier attempt at this step, which could not be read
@@ -73,25 +74,34 @@ def load(path: Path, model: EERCF, optimiser: torch.optim.Optimizer, run: str | 
     Raises MgvrError, with what to do, where it can't be read or belongs to another run (by `about["run"]` of `save`),
     model or optimiser.
     """
-    try:
-        document = json.loads((path / _STATE).read_text(encoding="utf-8"))
+    with resumed(path) as document:
         if document.pop("format") != FORMAT:
             raise MgvrError(f"it was written by another version of mgvr, this one reads format {FORMAT}")
         if document["run"] != run:
             raise MgvrError(f"it belongs to another run, {document['run']}, not {run}")
         checkpoint.fill(model, read_weights(path / checkpoint.WEIGHTS), str(path))
-        _fill_optimiser(model, optimiser, read_weights(path / _OPTIMISER))
+        _fill_optimiser(model, optimiser, read_weights(path / OPTIMISER))
+        return Progress(document["step"], document["sums"], tuple(document["history"]))
+
+
+@contextmanager
+def resumed(path: Path) -> Iterator[dict[str, Any]]:
+    """What a checkpoint's state.json holds, for as long as the rest is read.
+
+    Raises MgvrError, with what to do, where that file can't be read or something within the `with` fails.
+    """
+    try:
+        yield json.loads((path / STATE).read_text(encoding="utf-8"))
     except (OSError, ValueError, KeyError, MgvrError) as error:
         raise MgvrError(
             f"the training can't go on from {path}: {error}. Remove that folder to go on from the checkpoint before "
             "it, or begin again with --restart yes"
         ) from error
-    return Progress(document["step"], document["sums"], tuple(document["history"]))
 
 
 def history(path: Path) -> list[dict[str, Any]]:
     """What validation measured after each epoch, up to a checkpoint."""
-    return list(json.loads((path / _STATE).read_text(encoding="utf-8"))["history"])
+    return list(json.loads((path / STATE).read_text(encoding="utf-8"))["history"])
 
 
 def steps(folder: Path) -> list[int]:

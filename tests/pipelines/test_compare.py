@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,10 +20,12 @@ from mgvr_core.evaluation.metrics import Positions, per_query
 from mgvr_core.evaluation.render import write_report
 from mgvr_core.evaluation.report import Captions, Directions, Macs, Manifest, Report, StageTime
 from mgvr_core.evaluation.side_pages import write_comparison
+from mgvr_core.evaluation.side_wording import lines, on_terminal
 from mgvr_core.evaluation.systems import System, SystemsReport
 from mgvr_core.evaluation.systems_pages import write_systems
 from mgvr_core.evaluation.trec import write_qrels, write_run
 from pipelines.compare import compare, read_side, run
+from pipelines.judged import by_qrels, read_lists
 
 POOL, K = 50, 20
 QUERIES = [f"q{number}" for number in range(60)]
@@ -68,13 +70,29 @@ def retrieved(
     return folder
 
 
-def swept(folder: Path, systems: dict[str, Sequence[int]], queries: Sequence[str] = QUERIES, pool: int = POOL) -> Path:
-    """A folder as mgvr sweep and mgvr evaluate leave it."""
+def swept(
+    folder: Path,
+    systems: dict[str, Sequence[int]],
+    queries: Sequence[str] = QUERIES,
+    pool: int = POOL,
+    settings: Mapping[str, Mapping[str, str]] | None = None,
+    warnings: tuple[str, ...] = (),
+) -> Path:
+    """A folder as mgvr evaluate leaves it; with the settings of its systems, as mgvr sweep does."""
     rows = tuple(
-        System(name, {"k": "1"}, len(queries), pool, intervals(per_query(placed(ranks)), samples=50), seconds=2.0)
+        System(
+            name,
+            (settings or {}).get(name, {}),
+            len(queries),
+            pool,
+            intervals(per_query(placed(ranks)), samples=50),
+            seconds=2.0,
+        )
         for name, ranks in systems.items()
     )
-    write_systems(SystemsReport(f"sweep {folder.name}", "2026-11-25T10:12:00+00:00", rows, manifest(k=1)), folder)
+    about = manifest(k=1) if settings is None else manifest(grid=[], out=folder.name, parallel=2)
+    report = SystemsReport(f"sweep {folder.name}", "2026-11-25T10:12:00+00:00", rows, about, warnings=warnings)
+    write_systems(report, folder)
     table = {
         "system": [name for name in systems for _ in queries],
         "direction": ["text_to_video"] * len(queries) * len(systems),
@@ -128,6 +146,75 @@ def test_a_single_system_stands_beside_each_of_the_others(tmp_path: Path) -> Non
     assert found.pairs[1].gain["R@1"].value == 0
 
 
+EERCF = {"model": "demo", "scorer": "eercf", "k": "20"}
+GRID = {
+    "coarse": {"model": "demo", "scorer": "coarse", "k": "all"},
+    "eercf on 20": EERCF,
+    "eercf on 20, int8": {**EERCF, "codec": "int8"},
+    "eercf on 20, dual": {**EERCF, "correction": "dual"},
+    "eercf on 50": {**EERCF, "k": "50"},
+}
+
+
+def test_a_retrieve_run_stands_beside_the_same_search_of_a_sweep(tmp_path: Path) -> None:
+    retrieve, sweep = (
+        retrieved(tmp_path / "a", RANKS),
+        swept(tmp_path / "b", dict.fromkeys(GRID, BETTER), settings=GRID),
+    )
+
+    found, turned = compare(retrieve, sweep), compare(sweep, retrieve)
+
+    assert [(pair.a.name, pair.b.name) for pair in found.pairs] == [("two-stage", "eercf on 20"), ("coarse", "coarse")]
+    assert found.pairs[0].gain["R@1"].value == -turned.pairs[0].gain["R@1"].value > 0
+    coarse = found.pairs[1]
+    assert (coarse.shared, coarse.gain) == (60, {})  # both have the queries, and only the sweep their places
+    other_k = retrieved(tmp_path / "c", RANKS, k=30)
+    assert [pair.b.name for pair in compare(other_k, sweep).pairs] == ["coarse"]
+
+
+def test_names_can_be_paired_that_differ(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    a, b = retrieved(tmp_path / "a", RANKS), swept(tmp_path / "b", {"k=5": BETTER, "y": RANKS, "coarse": RANKS})
+
+    assert [(pair.a.name, pair.b.name) for pair in compare(a, b, ["two-stage=k=5", "two-stage = y"]).pairs] == [
+        ("two-stage", "k=5"),
+        ("two-stage", "y"),
+        ("coarse", "coarse"),
+    ]
+    assert run([str(b), str(a), "--pair", "k=5=coarse"]) == 0
+    assert "k=5 (A), coarse (B)" in capsys.readouterr().out
+    for wrong in ("two-stage=z", "y=two-stage", "two-stage"):
+        assert run([str(a), str(b), "--pair", wrong]) == 2
+        said = capsys.readouterr().err
+        assert all(name in said for name in (f"'{wrong}'", "'coarse'; 'two-stage'", "'k=5'; 'y'; 'coarse'"))
+
+
+def test_whole_rankings_have_a_difference_of_mean_ranks_and_none_of_ndcg(tmp_path: Path) -> None:
+    missed = np.where(np.arange(60) == 7, POOL + 1, RANKS)
+
+    (pair,) = compare(swept(tmp_path / "a", {"x": missed}), swept(tmp_path / "b", {"x": BETTER})).pairs
+
+    assert pair.gain["MnR"] == paired_gain(BETTER, missed)
+    assert [line.name for line in lines(pair)] == ["R@1", "R@5", "R@10", "MdR", "MnR", "MRR"]
+
+
+def test_mean_ranks_of_short_lists_are_called_so_and_not_subtracted(tmp_path: Path) -> None:
+    """The warning is what mgvr evaluate says of such a run."""
+    write_run(tmp_path / "run.trec", [("q0", ["v1"]), ("q1", ["v1"])], "t")
+    write_qrels(tmp_path / "qrels.trec", [("q0", ["v1"]), ("q1", ["v2"])])
+    judged = by_qrels(tmp_path / "qrels.trec", tmp_path / "run.trec", read_lists(tmp_path / "run.trec"), None)
+    a = swept(tmp_path / "a", {"x": RANKS}, warnings=judged.warnings)
+
+    found = compare(a, swept(tmp_path / "b", {"x": BETTER}))
+
+    (pair,) = found.pairs
+    assert set(pair.gain) == {"R@1", "R@5", "R@10", "MRR"}
+    assert {line.name for line in lines(pair) if line.note == "A by short lists"} == {"MdR", "MnR"}
+    assert any("A was measured from lists that are shorter than the pool" in warning for warning in found.warnings)
+    texts = read(write_comparison(found, tmp_path / "out"))
+    for text in (on_terminal(found), texts["compare.html"], texts["compare.md"]):
+        assert text.count("A by short lists") == 2
+
+
 def test_a_rank_behind_the_pool_is_a_miss_at_any_cut_off(tmp_path: Path) -> None:
     """A right answer that is not in a pool of 3 has rank 4, which is no hit at 10."""
     ranks = np.full(60, 4)
@@ -169,11 +256,30 @@ def test_what_differs_is_named_by_its_key(tmp_path: Path) -> None:
     }
 
 
+def test_what_only_one_kind_of_job_has_is_no_difference(tmp_path: Path) -> None:
+    a, b = retrieved(tmp_path / "a", RANKS), swept(tmp_path / "b", {"coarse": RANKS}, settings={})
+    document = json.loads((b / "systems.json").read_text())
+    document["manifest"]["fingerprints"] = {"model": "abc, snapshot 1", "features, codec int8": "d"}
+    document["manifest"]["versions"] = {"mgvr": "2", "ray": "3"}
+    (b / "systems.json").write_text(json.dumps(document))
+
+    found = compare(a, b)
+
+    assert [(each.kind, each.key, each.a, each.b) for each in found.differences] == [
+        ("configuration", "out", '"a"', '"b"'),
+        ("version", "mgvr", "1", "2"),
+        ("version", "ray", None, "3"),
+    ]
+    assert "A is of mgvr retrieve, B of mgvr sweep" in on_terminal(found)
+
+
 def test_runs_of_other_queries_are_refused_with_both_their_ids(tmp_path: Path) -> None:
     a, b = retrieved(tmp_path / "a", RANKS), retrieved(tmp_path / "b", RANKS, [f"other{n}" for n in range(60)])
 
-    with pytest.raises(MgvrError, match=r"no query in common.*'q0'.*'other0'"):
-        compare(a, b)
+    for _ in ("with the lists of both", "with those of one"):
+        with pytest.raises(MgvrError, match=r"no query in common.*'q0'.*'other0'"):
+            compare(a, b)
+        (b / "run.trec").unlink(missing_ok=True)
 
 
 def test_systems_without_a_common_name_are_refused(tmp_path: Path) -> None:

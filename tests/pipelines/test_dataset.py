@@ -26,7 +26,7 @@ def videos(tmp_path: Path) -> Callable[..., Path]:
         folder = tmp_path / "videos"
         folder.mkdir(exist_ok=True)
         for name in names:
-            (folder / name).touch()
+            (folder / name).write_bytes(b"a video")
         return folder
 
     return make
@@ -140,6 +140,26 @@ def test_a_copy_without_a_single_test_video_is_refused(tmp_path, videos):
     assert not (tmp_path / "out").exists()
 
 
+def test_a_copy_of_empty_files_is_refused_as_that(tmp_path, videos):
+    folder = videos()
+    (folder / "Tt_uVwXyZ12_30_41.avi").touch()
+    with pytest.raises(MgvrError, match=r"no video of the test split is there .*, and 1 of the files are empty"):
+        prepare("msvd", SAMPLES / "msvd", tmp_path / "out", folder)
+
+
+def test_a_list_that_was_cut_short_is_a_warning_with_and_without_videos(tmp_path, videos, capsys):
+    cut = "MSRVTT_JSFUSION_test.csv has 4 of 1,000 videos, so figures can't be compared with published ones"
+    _, alone = prepare("msrvtt-1ka", SAMPLES / "msrvtt", tmp_path / "out")
+    assert f"warning: {cut}" in capsys.readouterr().out
+    folder = videos("video9001.mp4")
+    (folder / "video9002.mp4").touch()
+    _, checked = prepare("msrvtt-1ka", SAMPLES / "msrvtt", tmp_path / "out", folder)
+    assert alone["warnings"][0] == checked["warnings"][0]
+    assert alone["warnings"][0].startswith(cut)
+    assert checked["warnings"] == checked["check"]["warnings"]
+    assert checked["check"]["empty"] == ["video9002"]
+
+
 def test_it_never_writes_over_what_it_reads(tmp_path, videos):
     folder, out = videos("Tt_uVwXyZ12_30_41.avi"), tmp_path / "out"
     prepare("msvd", SAMPLES / "msvd", out, folder)
@@ -170,6 +190,11 @@ def test_reports_show_the_protocol_and_refuse_a_file_that_has_none(tmp_path):
     _, about = prepare("lsmdc", SAMPLES / "lsmdc", tmp_path / "out")
     assert ReportConfig(dataset=str(tmp_path / "out/dataset.json")).protocol() == about["protocol"]
     assert ReportConfig().protocol() == {}
+    report = ReportConfig(dataset=str(tmp_path / "out/dataset.json"))
+    queries, videos = (about["counts"]["test"][name] for name in ("queries", "videos"))
+    assert report.foreign(queries, videos, {32}, {12}) == []
+    (warning,) = report.foreign(queries, videos + 1, {24, 32}, {12})
+    assert f"videos in the pool: {videos + 1} here, {videos} there; text tokens: 24, 32 here, 32 there" in warning
     for wrong in ("test-queries.jsonl", "nothing.json"):
         with pytest.raises(MgvrError, match=rf"report.dataset: .*{wrong} is no dataset.json"):
             ReportConfig(dataset=str(tmp_path / "out" / wrong)).protocol()

@@ -108,6 +108,8 @@ def test_the_real_matrix_by_its_annotation_file(
     assert lifted.gain["R@1"].value == pytest.approx(0.048)
     assert [back.direction, lifted_back.direction] == ["video_to_text"] * 2
     assert report.protocol["pool"] == "1,000 videos, as published"
+    assert (report.title, report.warnings) == ("MSR-VTT 1k-A: msrvtt_1ka_similarity.npy", ())
+    assert "training" not in report.protocol  # a matrix does not say by what it was trained
     # Five captions repeat: from videos to texts they tie, and the usual scripts count each tie as a further rank.
     assert back.ties is not None
     assert back.ties.queries == 9
@@ -223,6 +225,21 @@ def test_nan_is_named_and_only_the_usual_scripts_pass_it_over(
     assert "100.0" in shown
 
 
+def test_nan_is_named_by_the_row_of_the_file_and_in_what_is_measured_only(tmp_path: Path) -> None:
+    """Whatever queries before it are left out, and whatever their rows hold."""
+    world = World(tmp_path, captions=1)
+    rows = [dict(row) for row in world.rows]
+    for left in (0, 2):
+        del rows[left]["relevant"]
+    scores = world.scores.copy()
+    scores[2, 5] = scores[3, 4] = np.nan
+    world.save(rows=rows, scores=scores)
+
+    message = r"row 3 \(video 3#0\) and column 4 \(video 4\).*; 1 of 120 in the 10 rows that are measured are NaN"
+    with pytest.raises(MgvrError, match=message):
+        evaluate(world.config())
+
+
 def test_a_matrix_of_another_shape_is_refused_with_both_shapes(world: World) -> None:
     world.save(scores=world.scores.T)
 
@@ -273,6 +290,59 @@ def test_a_run_of_short_lists_is_judged_over_the_pool_that_is_given(tmp_path: Pa
     assert lost.startswith("2 of 3 queries have no right video in their list")
 
 
+SAMPLE = Path(__file__).resolve().parents[1] / "annotations" / "msrvtt" / "MSRVTT_JSFUSION_test.csv"
+
+
+def by_sample(folder: Path, lists: dict[str, str]) -> SystemsReport:
+    """A run judged by the four pairs of the sample: `{"ret0": "video9001 video9004"}`."""
+    lines = [
+        f"{query} Q0 {video} {rank} {-rank} t"
+        for query, videos in lists.items()
+        for rank, video in enumerate(videos.split(), start=1)
+    ]
+    (folder / "run.trec").write_text("\n".join(lines), encoding="utf-8")
+    given = {"out": str(folder / "out"), "run": str(folder / "run.trec"), "report": FAST}
+    found = evaluate(EvaluateConfig(**given, dataset="msrvtt-1ka", annotations=str(SAMPLE)))
+    assert found is not None
+    return found
+
+
+def test_a_run_is_judged_by_a_benchmark_over_its_whole_pool(tmp_path: Path) -> None:
+    lists = {"ret0": "video9001 video9004", "ret1": "video9001 video9004", "ret2": "video9001"}
+
+    found = by_sample(tmp_path, lists)
+
+    (system,) = found.systems
+    assert (system.queries, system.pool) == (4, 4)
+    assert figures(system) == [25.0, 50.0, 50.0]
+    assert found.title == "MSR-VTT 1k-A: run.trec"
+    assert found.protocol["pool"] == "4 videos; published: 1,000, so figures can't be compared"
+    short, silent, missed, unlisted = found.warnings  # and none on training files, which the run was not made of
+    assert short.startswith("MSRVTT_JSFUSION_test.csv has 4 of 1,000 videos")
+    assert silent == "1 queries of the benchmark have no list in the run: they count as misses."
+    assert missed.startswith("2 of 4 queries have no right video in their list")
+    assert unlisted.startswith("2 of the pool's 4 videos are in no list of the run")
+
+
+@pytest.mark.parametrize(
+    ("lists", "message"),
+    [
+        ({"ret0": "video9001", "video9002": "video9002"}, r"run\.trec: 1 of 2 queries \('video9002'\) are none of .*"
+         r"JSFUSION_test\.csv, which asks 'ret0', 'ret1', 'ret2' and 1 more\. .*judged by qrels"),
+        ({"ret0": "video9001 video1 video2"}, r"2 of 3 videos \('video1', 'video2'\) are not in the pool of .*, which "
+         "has 'video9001', 'video9004', 'video9002' and 1 more"),
+        ({}, r"run\.trec has no lists"),
+        ({"ret0": "video9001 video9001"}, "the list of query 'ret0' has the video 'video9001' twice"),
+    ],
+)  # fmt: skip
+def test_a_run_of_other_ids_than_the_benchmarks_is_refused_with_some(
+    tmp_path: Path, lists: dict[str, str], message: str
+) -> None:
+    with pytest.raises(MgvrError, match=message):
+        by_sample(tmp_path, lists)
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize(
     ("run", "pool", "message"),
     [
@@ -291,14 +361,15 @@ def test_a_run_that_is_none_is_refused(tmp_path: Path, run: str, pool: str | Non
         ({}, "either similarity"),
         ({"similarity": "s.npy", "run": "r"}, "either similarity"),
         ({"similarity": "s.npy"}, "does not say what it is of"),
-        ({"similarity": "s.npy", "dataset": "msvd"}, "belong together"),
+        ({"similarity": "s.npy", "dataset": "msvd"}, "belong together: give both, or queries.uri"),
         (
             {"similarity": "s.npy", "dataset": "msvd", "annotations": "a", "videos": "v"},
             "videos does nothing with a data",
         ),
         ({"similarity": "s.npy", "queries.uri": "q"}, "does not say what it is of"),
         ({"run": "r"}, "qrels: a run needs them"),
-        ({"run": "r", "qrels": "q", "dataset": "msvd"}, "dataset does nothing with a run"),
+        ({"run": "r", "dataset": "msvd"}, "belong together: give both, or qrels"),
+        ({"run": "r", "qrels": "q", "dataset": "msvd", "annotations": "a"}, "qrels does nothing with a dataset"),
         ({"similarity": "s.npy", "qrels": "q"}, "qrels does nothing with a matrix"),
     ],
 )

@@ -95,6 +95,10 @@ def test_rows_are_named_by_what_tells_them_apart(settings: Settings) -> None:
         ({"grid": [{"scorer": "coarse", "kk": 5}]}, "unknown key"),
         ({"heads": {"epoch": 2}}, "epoch: unknown key; did you mean epochs"),
         ({"heads": {"seed": 2}}, "seed is set by the sweep itself"),
+        ({"grid": [{"scorer": "coarse", "k": 0}]}, "greater than 0"),
+        ({"expected": {"coarse": {"R@1": [1, 0]}}}, "greater than 0"),
+        ({"models": {"small": {"model": {"checkpoint": "nowhere"}}}}, "there is no file or folder nowhere"),
+        ({"corpus": None}, "nothing says which videos small is to encode"),
         ({"head": {"xpool": {}}}, "head: there is no scorer 'xpool'"),
         ({"queries": {"uri": "nowhere.jsonl"}}, "nowhere.jsonl"),
         (
@@ -208,7 +212,7 @@ def test_a_figure_that_has_drifted_ends_the_sweep_with_its_name(
     wrong = config_of(settings, expected={"coarse": {"R@5": [value + 0.6, 0.5], "R@1": [0, 100]}})
     with pytest.raises(JobError, match=rf"FAIL  coarse: R@5 is {value:.4g}, expected"):
         sweep_grid.sweep_grid(wrong)
-    assert "1 of 2 figures OK, the others FAIL" in capsys.readouterr().out
+    assert "1 of 2 figures OK, 1 FAIL" in capsys.readouterr().out
     page = json.loads((Path(settings["out"]) / "systems.json").read_text())
     assert len(page["systems"]) == 13
 

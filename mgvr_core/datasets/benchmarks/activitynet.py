@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from mgvr_core.datasets.benchmarks.assembling import SINGLE, assemble, paragraph, queries_of, some
 from mgvr_core.datasets.benchmarks.benchmark import Benchmark, Protocol
 from mgvr_core.datasets.benchmarks.files import Annotations, captions, field, read_json, refuse
 from mgvr_core.errors import MgvrError
+
+_TEST = "val_1.json"
 
 PROTOCOLS = (
     Protocol(
@@ -22,15 +25,19 @@ def read(protocol: Protocol, source: Annotations) -> Benchmark:
 
     The pool is in the order of val_ids.json where that is there, as the field's scripts walk it, and else in that of
     val_1.json. Ids that a list has and the captions lack are named in the notes; the other way round is refused.
+    Of another file, which is given by its path, the protocol's title and note say its name.
     """
-    file = source.test("val_1.json")
+    file = source.test(_TEST)
+    if file.name != _TEST:
+        note = f"{file.name} was given as the test split, and published figures are over {_TEST}"
+        protocol = replace(protocol, title=f"ActivityNet Captions, {file.stem}", note=note)
     test, notes = _in_order(_paragraphs(file), file, source.find("val_ids.json"))
     trained = source.find("train.json")
     train: dict[str, list[str]] = {}
+    training_notes: list[str] = []
     if trained:
-        train, noted = _in_order(_paragraphs(trained), trained, source.find("train_ids.json"))
-        notes += noted
-    return assemble(protocol, source, queries_of(test), list(test), train, notes=notes)
+        train, training_notes = _in_order(_paragraphs(trained), trained, source.find("train_ids.json"))
+    return assemble(protocol, source, queries_of(test), list(test), train, notes=notes, training_notes=training_notes)
 
 
 def _paragraphs(file: Path) -> dict[str, list[str]]:

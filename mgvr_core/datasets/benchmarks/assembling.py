@@ -66,6 +66,7 @@ def assemble(
     notes: Sequence[str] = (),
     spans: Mapping[str, tuple[float, float]] | None = None,
     uris: Mapping[str, str] | None = None,
+    training_notes: Sequence[str] = (),
 ) -> Benchmark:
     """The benchmark; raises MgvrError for an id that stands twice, and for a test video that another split has too.
 
@@ -88,6 +89,7 @@ def assemble(
         spans=dict(spans or {}),
         uris=dict(uris or {}),
         notes=tuple(notes),
+        training_notes=tuple(training_notes),
         files=tuple(dict.fromkeys(source.read)),
     )
 

@@ -25,6 +25,8 @@ class Protocol:
     video_to_text: str
     """What is ranked for a video: `single captions`, or `captions in groups by video, a group by its best`."""
     note: str = ""
+    training_list: str = ""
+    """Which of several training lists in use is meant: `9k`."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,8 @@ class Benchmark:
     uris: Mapping[str, str] = field(default_factory=dict)
     """Id -> absolute path or URL, where the annotation files say where the videos lie (a manifest does)."""
     notes: tuple[str, ...] = ()
-    """What a reader of the figures must know of these files: missing captions, other lists."""
+    """What a reader of the figures must know of the test split's files: missing captions, other lists."""
+    training_notes: tuple[str, ...] = ()
+    """What who trains must know of the other files: no figure of the test split depends on it."""
     files: tuple[Path, ...] = ()
-    """The annotation files that were read, in the order of reading."""
+    """The annotation files that were read, in the order of reading: the first is the test split's."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from stat import S_ISREG
 
 from mgvr_core.datasets.benchmarks.assembling import some
 from mgvr_core.datasets.benchmarks.benchmark import Benchmark
@@ -24,7 +25,9 @@ class Copy:
     files: Mapping[str, str]
     """Id -> absolute path (of a manifest: or URL), for what was found."""
     missing: Mapping[str, tuple[str, ...]]
-    """Split -> ids without a file, in the order of the annotations."""
+    """Split -> ids without a file, in the order of the annotations; those of `empty` too."""
+    empty: tuple[str, ...]
+    """Ids of which all files hold 0 bytes: nothing can be decoded of them."""
     unanswerable: int
     """Queries of which no right video is there."""
     warnings: tuple[str, ...]
@@ -48,20 +51,21 @@ def check(benchmark: Benchmark, folder: Path | None = None) -> Copy:
     """Look for the benchmark's videos below a folder, or where a manifest says they are; nothing is opened.
 
     A file is a video's if its name is the id, alone or with one or more endings of videos (`a.mov.mp4`). Of
-    several the first by path is taken, and a warning says so. A URL counts as there. Raises MgvrError where the folder
-    can't be listed, or where it is missing or not wanted.
+    several the first by path is taken, and a warning says so. A URL counts as there; a file of 0 bytes does not, nor a
+    link that leads nowhere. Raises MgvrError where the folder can't be listed, or where it is missing or not wanted.
     """
     splits = {"test": benchmark.videos, "train": tuple(benchmark.train), "validation": tuple(benchmark.validation)}
     splits = {split: videos for split, videos in splits.items() if videos}
-    warnings: list[str] = []
     if benchmark.uris and folder is not None:
         raise MgvrError(f"a manifest says itself where its videos are: leave {folder} out")
     if benchmark.uris:
-        files = {video: uri for video, uri in benchmark.uris.items() if is_url(uri) or Path(uri).exists()}
+        found = {video: [uri] for video, uri in benchmark.uris.items()}
     elif folder is None:
         raise MgvrError("the folder of the videos is needed to say which of them are there")
     else:
-        files, warnings = _find({video for videos in splits.values() for video in videos}, folder)
+        found = _find({video for videos in splits.values() for video in videos}, folder)
+    files, empty, warnings = _whole(found)
+    warnings = [*list_warnings(benchmark), *warnings]
     missing = {split: tuple(video for video in videos if video not in files) for split, videos in splits.items()}
     lost = set(missing["test"])
     unanswerable = sum(not any(video in files for video in query.relevant) for query in benchmark.queries)
@@ -72,26 +76,59 @@ def check(benchmark: Benchmark, folder: Path | None = None) -> Copy:
     if unanswerable:
         asked = len(benchmark.queries)
         warnings.append(f"{unanswerable:,} of {asked:,} queries ask for missing videos: each counts as a miss")
-    return Copy({split: len(videos) for split, videos in splits.items()}, files, missing, unanswerable, tuple(warnings))
+    listed = {split: len(videos) for split, videos in splits.items()}
+    return Copy(listed, files, missing, empty, unanswerable, tuple(warnings))
 
 
-def _find(wanted: set[str], folder: Path) -> tuple[dict[str, str], list[str]]:
-    """The files of the ids wanted, and a warning where one has several."""
-    found: dict[str, str] = {}
-    several: dict[str, str] = {}
+def list_warnings(benchmark: Benchmark) -> list[str]:
+    """What is wrong with the length of the test list, if anything is: whoever has all its videos has another pool."""
+    listed, published = len(benchmark.videos), benchmark.protocol.pool
+    if published in (0, listed):  # nothing is published of a manifest
+        return []
+    size = f"{listed:,} of {published:,} videos" if listed < published else f"{listed:,} videos and not {published:,}"
+    return [
+        f"{benchmark.files[0].name} has {size}, so figures can't be compared with published ones: is it whole, and the "
+        "right file?"
+    ]
+
+
+def _find(wanted: set[str], folder: Path) -> dict[str, list[str]]:
+    """The files of the ids wanted, of each in the order of their paths."""
+    found: dict[str, list[str]] = {}
     for path in walk(str(absolute(str(folder))), ("*",)):
         video = next((name for name in _names(path.rsplit("/", 1)[-1]) if name in wanted), None)
         if video is None:
             continue
         if not is_unicode(path):
             raise MgvrError(f"the name of {path!a} is not valid UTF-8: rename the folder")
-        if found.setdefault(video, path) != path:
-            several.setdefault(video, path)
+        found.setdefault(video, []).append(path)
+    return found
+
+
+def _whole(found: Mapping[str, Sequence[str]]) -> tuple[dict[str, str], tuple[str, ...], list[str]]:
+    """Of the files of each id the first that holds anything; the ids that have empty ones alone; warnings of both."""
+    sizes = {video: [(uri, _size_of(uri)) for uri in uris] for video, uris in found.items()}
+    whole = {video: [uri for uri, size in uris if size] for video, uris in sizes.items()}
+    several = [video for video, uris in whole.items() if len(uris) > 1]
+    empty = tuple(video for video in found if not whole[video] and any(size == 0 for _, size in sizes[video]))
     warnings = []
     if several:
-        one, other = next(iter(several.items()))
-        warnings.append(f"several files for {some(several)}: the first is taken, as {found[one]}, and not {other}")
-    return found, warnings
+        one, other = whole[several[0]][:2]
+        warnings.append(f"several files for {some(several)}: the first is taken, as {one}, and not {other}")
+    if empty:
+        warnings.append(f"empty files (0 bytes), which count as missing: {some(empty)}. Fetch them again")
+    return {video: uris[0] for video, uris in whole.items() if uris}, empty, warnings
+
+
+def _size_of(uri: str) -> int | None:
+    """Bytes of a file, None where there is none; of a URL and of what is no file a number above 0."""
+    if is_url(uri):
+        return 1
+    try:
+        status = Path(uri).stat()
+    except OSError:
+        return None
+    return status.st_size if S_ISREG(status.st_mode) else 1
 
 
 def _names(file: str) -> Iterator[str]:
@@ -104,7 +141,17 @@ def _names(file: str) -> Iterator[str]:
 
 
 def protocol_rows(benchmark: Benchmark, copy: Copy | None = None) -> dict[str, str]:
-    """What a report prints of a benchmark: name -> value. Without a copy nothing is said of the user's videos."""
+    """What is known of a benchmark: name -> value. Without a copy nothing is said of the user's videos."""
+    named = benchmark.protocol.training_list
+    training = _size(benchmark.train)
+    return evaluation_rows(benchmark, copy) | {
+        "training": f"{named} list: {training}" if named else training,
+        "validation": _size(benchmark.validation),
+    }
+
+
+def evaluation_rows(benchmark: Benchmark, copy: Copy | None = None) -> dict[str, str]:
+    """Those of its rows that figures of the test split depend on."""
     protocol = benchmark.protocol
     rows = {
         "benchmark": protocol.title,
@@ -116,8 +163,6 @@ def protocol_rows(benchmark: Benchmark, copy: Copy | None = None) -> dict[str, s
         "queries": _queries(benchmark, copy),
         "text to video": "averaged over queries",
         "video to text": protocol.video_to_text,
-        "training": _size(benchmark.train),
-        "validation": _size(benchmark.validation),
     }
     return rows | ({"note": protocol.note} if protocol.note else {})
 

@@ -17,6 +17,9 @@ PROTOCOLS = (
 )
 
 _SECONDS = 31.0
+_MOMENT = "description"
+_KEYS = (_MOMENT, "caption")
+"""What an entry's text is under: a moment's in the one file, a video's in the other; no file has both."""
 
 
 def read(protocol: Protocol, source: Annotations) -> Benchmark:
@@ -47,6 +50,7 @@ def _paragraphs(file: Path) -> tuple[dict[str, list[str]], int]:
     entries = read_json(file)
     if not isinstance(entries, list) or not entries:
         raise MgvrError(f"{file} must hold a list of moments or of {{video, caption}}: is it another file of the set?")
+    keys = [key for key in _KEYS if any(isinstance(entry, dict) and key in entry for entry in entries)]
     texts: dict[str, list[str]] = {}
     names: dict[str, set[str]] = {}
     for number, entry in enumerate(entries):
@@ -54,12 +58,15 @@ def _paragraphs(file: Path) -> tuple[dict[str, list[str]], int]:
         named = name(field(entry, "video", file, place), file, place)
         video = stem(named)
         names.setdefault(video, set()).add(named)
-        if "description" in entry:
-            texts.setdefault(video, []).append(caption(entry["description"], file, place))
+        if not keys:
+            neither = " nor ".join(map(repr, _KEYS))
+            refuse(file, place, f"has neither {neither}, but {', '.join(entry)}: is it another file of the set?")
+        found = field(entry, keys[0], file, place)
+        if keys[0] == _MOMENT:
+            texts.setdefault(video, []).append(caption(found, file, place))
             continue
         if video in texts:
             refuse(file, place, f"the video {video!r} is there already: join its captions in one entry")
-        found = field(entry, "caption", file, place)
         texts[video] = [caption(one, file, place) for one in (found if isinstance(found, list) else [found])]
         if not texts[video]:
             refuse(file, place, f"the video {video!r} has no caption: add one, or remove the entry")

@@ -20,15 +20,14 @@ from mgvr_core.datasets.benchmarks.benchmark import Benchmark, Protocol, Query
 from mgvr_core.datasets.benchmarks.files import Annotations, caption, field, name, read_json, read_table, refuse, stem
 from mgvr_core.errors import MgvrError
 
-_NO_VALIDATION = "no validation split: hold some training videos out; published figures often choose on the test split"
+_PAIRED = (
+    "JSFusion's pairs; no validation split: hold some training videos out; published figures often choose on the test "
+    "split"
+)
 
 PROTOCOLS = (
-    Protocol(
-        "msrvtt-1ka", "MSR-VTT 1k-A, training 9k", "one", 32, 12, 1000, SINGLE, f"JSFusion's pairs; {_NO_VALIDATION}"
-    ),
-    Protocol(
-        "msrvtt-1ka-7k", "MSR-VTT 1k-A, training 7k", "one", 32, 12, 1000, SINGLE, f"JSFusion's pairs; {_NO_VALIDATION}"
-    ),
+    Protocol("msrvtt-1ka", "MSR-VTT 1k-A", "one", 32, 12, 1000, SINGLE, _PAIRED, "9k"),
+    Protocol("msrvtt-1ka-7k", "MSR-VTT 1k-A", "one", 32, 12, 1000, SINGLE, _PAIRED, "7k"),
     Protocol("msrvtt-full", "MSR-VTT, full split", "20, each a query", 32, 12, 2990, GROUPS),
 )
 
@@ -64,14 +63,16 @@ def read(protocol: Protocol, source: Annotations) -> Benchmark:
     captioned, captions = _captions(source)
     captioned = captioned or source.need(_WHOLE)
     test = of_listed(videos, captions, listed, captioned)
-    train, notes = _training(protocol, source, captioned, captions)
+    train, training_notes = _training(protocol, source, captioned, captions)
     rest = {video: texts for video, texts in captions.items() if video not in test and video not in train}
     uneven = [video for video, texts in test.items() if len(texts) != _EACH]
-    if uneven:
-        notes.append(f"{captioned.name}: not {_EACH} captions each: {some(uneven)} of the test split")
+    notes = [f"{captioned.name}: not {_EACH} captions each: {some(uneven)} of the test split"] if uneven else []
     if train and rest:
-        notes.append(f"validation: the {len(rest):,} videos of {captioned.name} that neither list names")
-    return assemble(protocol, source, queries_of(test), videos, train, rest if train else None, notes)
+        training_notes.append(f"validation: the {len(rest):,} videos of {captioned.name} that neither list names")
+    return assemble(
+        *(protocol, source, queries_of(test), videos, train, rest if train else None, notes),
+        training_notes=training_notes,
+    )
 
 
 def _one_k_a(protocol: Protocol, source: Annotations) -> Benchmark:
@@ -79,7 +80,8 @@ def _one_k_a(protocol: Protocol, source: Annotations) -> Benchmark:
     queries = _listed_pairs(file) if file.suffix.lower() == ".json" else _pairs(file)
     captioned, captions = _captions(source)
     train, notes = _training(protocol, source, captioned, captions)
-    return assemble(protocol, source, queries, [query.relevant[0] for query in queries], train, notes=notes)
+    videos = [query.relevant[0] for query in queries]
+    return assemble(protocol, source, queries, videos, train, training_notes=notes)
 
 
 def read_ids(file: Path) -> list[str]:

@@ -6,7 +6,14 @@ import pickle
 from pathlib import Path
 from typing import Any
 
-from mgvr_core.datasets.benchmarks.assembling import GROUPS, as_far_as_captioned, assemble, of_listed, queries_of
+from mgvr_core.datasets.benchmarks.assembling import (
+    GROUPS,
+    as_far_as_captioned,
+    assemble,
+    of_listed,
+    queries_of,
+    some,
+)
 from mgvr_core.datasets.benchmarks.benchmark import Benchmark, Protocol
 from mgvr_core.datasets.benchmarks.files import Annotations, captions, read_json, read_list, refuse
 from mgvr_core.errors import MgvrError
@@ -17,20 +24,25 @@ PROTOCOLS = (Protocol("msvd", "MSVD", "about 41, each a query", 32, 12, 670, GRO
 def read(protocol: Protocol, source: Annotations) -> Benchmark:
     """The benchmark from test_list.txt and, where they are, train_list.txt and val_list.txt; else MgvrError.
 
-    Captions: captions_msvd.json (id -> captions), or raw-captions.pkl (id -> captions as lists of words).
+    Captions: captions_msvd.json (id -> captions), or raw-captions.pkl (id -> captions as lists of words). Clips of it
+    that none of the three lists names are left out, and are noted where all three are there.
     """
     listed = source.test("test_list.txt")
     videos = read_list(listed)
     captioned = source.need("captions_msvd.json", "raw-captions.pkl")
     found = _captions(captioned)
     test = of_listed(videos, found, listed, captioned)
+    lists = (source.find("train_list.txt"), source.find("val_list.txt"))
     splits, notes = [], []
-    for file in (source.find("train_list.txt"), source.find("val_list.txt")):
+    for file in lists:
         split, noted = as_far_as_captioned(read_list(file), found, file, captioned) if file else ({}, [])
         splits.append(split)
         notes += noted
     train, validation = splits
-    return assemble(protocol, source, queries_of(test), videos, train, validation, notes=notes)
+    unlisted = [video for video in found if video not in test and video not in train and video not in validation]
+    if unlisted and all(lists):
+        notes.append(f"{captioned.name}: left out, because none of the three lists names them: {some(unlisted)}")
+    return assemble(protocol, source, queries_of(test), videos, train, validation, training_notes=notes)
 
 
 def _captions(file: Path) -> dict[str, list[str]]:

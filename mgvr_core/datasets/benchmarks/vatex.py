@@ -45,18 +45,20 @@ def read(protocol: Protocol, source: Annotations) -> Benchmark:
     captioned, found = _captions(source)
     test = of_listed(videos, found, listed, captioned)
     notes = [f"the test list is {listed.name}; another one, which shares about half of its videos, is in use too"]
-    splits = []
+    splits, training_notes = [], []
     for file in (source.find("train_list.txt"), source.find("val_list.txt")):
         ids = read_list(file) if file else []
         tested = [video for video in ids if video in test]
         if file and tested and file.name == "val_list.txt":
-            notes.append(f"left out of validation, because {listed.name} names them: {some(tested)}")
+            training_notes.append(f"left out of validation, because {listed.name} names them: {some(tested)}")
             ids = [video for video in ids if video not in test]
         split, noted = as_far_as_captioned(ids, found, file, captioned) if file else ({}, [])
         splits.append(split)
-        notes += noted
+        training_notes += noted
     train, validation = splits
-    return assemble(protocol, source, queries_of(test), videos, train, validation, notes=notes)
+    return assemble(
+        *(protocol, source, queries_of(test), videos, train, validation), notes=notes, training_notes=training_notes
+    )
 
 
 def _captions(source: Annotations) -> tuple[Path, dict[str, list[str]]]:

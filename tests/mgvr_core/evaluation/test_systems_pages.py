@@ -16,7 +16,17 @@ from mgvr_core.evaluation.report import Manifest, StageTime, Ties
 from mgvr_core.evaluation.systems import Expectation, System, SystemsReport
 from mgvr_core.evaluation.systems_pages import write_systems
 from mgvr_core.evaluation.systems_plots import COSTS, pareto_front, paretos, place_labels
-from mgvr_core.evaluation.systems_wording import columns, sections, short, verdict
+from mgvr_core.evaluation.systems_wording import (
+    APART,
+    CORRECTED,
+    MEANINGS,
+    columns,
+    notes,
+    ranking,
+    sections,
+    short,
+    verdict,
+)
 
 
 def spread(value, by=0.03):
@@ -151,6 +161,50 @@ def test_a_transductive_row_is_never_called_the_best_nor_on_the_front(report):
 
     assert verdict(section, report).startswith("Highest R@1 of those that read one query at a time: TIB frame")
     assert all(row.system.name != "dual softmax" for plot in paretos(section) for row in plot.front)
+
+
+def test_transductive_rows_stand_apart(report, tmp_path):
+    """Without a letter, with a gain that is no good news, and below the others in the ranking."""
+    kept = dataclasses.replace(report.systems[3], gain={"R@1": Gain(0.098, 0.06, 0.13, 0.001)})
+    section = sections(dataclasses.replace(report, systems=(kept, *report.systems[:3])))[0]
+    shown = {column.name: column.cell(kept) for column in columns(section.systems)}
+
+    above, apart = ranking(section)
+
+    assert shown["Group"] is None
+    assert (shown["Gain in R@1"].value, shown["Gain in R@1"].tone) == ("+9.8", "")
+    assert [place.row.system.name for place in above] == ["TIB frame", "DRL", "mean pool"]
+    assert [place.row.system.name for place in apart] == ["dual softmax"]
+    html = pages(report, tmp_path)["systems.html"].split("Ranking by R@1")[1]
+    assert html.index("TIB frame") < html.index(APART) < html.index("dual softmax")
+
+
+def test_bounds_of_ties_that_print_the_same_are_not_said(report):
+    ties = Ties(3, {"R@1": 0.452, "R@5": 0.70001}, {"R@1": 0.45, "R@5": 0.7})
+    tied = dataclasses.replace(report, systems=(system("x", 0.45, ties=ties),))
+    same = dataclasses.replace(report, systems=(system("x", 0.45, ties=Ties(1, {"R@1": 0.45001}, {"R@1": 0.45})),))
+
+    (said,) = notes(sections(tied)[0])
+
+    assert said.endswith("for the right one: R@1 45.0 to 45.2.")
+    assert list(notes(sections(same)[0])) == []
+
+
+def test_the_cost_of_a_correction_is_said_to_be_left_out(report, tmp_path):
+    assert CORRECTED not in pages(report, tmp_path)["systems.md"]
+    rows = [*report.systems[:3], dataclasses.replace(report.systems[3], settings={"correction": "dual"})]
+    texts = pages(dataclasses.replace(report, systems=tuple(rows)), tmp_path)
+    assert CORRECTED in texts["systems.tex"]
+    for text in (texts["systems.md"], texts["systems.html"].replace("&#39;", "'")):
+        assert CORRECTED in text
+        assert MEANINGS["Stored"] in text.replace("\\_", "_")
+
+
+def test_one_system_is_no_systems(report, tmp_path):
+    texts = pages(dataclasses.replace(report, systems=report.systems[:1]), tmp_path)
+
+    for name in ("systems.html", "systems.md"):
+        assert re.search(r"· 1 system\b", texts[name])
 
 
 def test_the_csv_has_every_figure_in_full(report, tmp_path):

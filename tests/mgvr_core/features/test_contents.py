@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, replace
 
+import pyarrow as pa
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
@@ -308,3 +309,15 @@ def test_a_source_that_points_nowhere_is_no_version_of_a_set(place: Place) -> No
     wrong = replace(head.sources[KEYS[0]], place=place)
     with pytest.raises(MgvrError, match=f"a.mp4 points at row {place.row} of {place.shard}, which is not"):
         contents.require_known(replace(head, sources={KEYS[0]: wrong}))
+
+
+@pytest.mark.parametrize(
+    ("read", "whole"),
+    [(contents.read_sources, contents.source_table([])), (contents.read_failures, contents.failure_table([]))],
+)
+def test_a_table_whose_column_was_damaged_is_named(read, whole: pa.Table) -> None:
+    """A flipped bit may fall into the name of a column: the file reads, and is not what was written."""
+    for place, name in enumerate(whole.schema.names):
+        damaged = whole.rename_columns([*whole.schema.names[:place], "x" + name[1:], *whole.schema.names[place + 1 :]])
+        with pytest.raises(MgvrError, match=f"has no column {name} "):
+            read(damaged)

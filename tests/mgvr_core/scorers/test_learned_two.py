@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from mgvr_core.errors import MgvrError
-from mgvr_core.scorers import joint, token_binder
+from mgvr_core.scorers import joint
 from mgvr_core.scorers.blocks import sinusoids
 from mgvr_core.scorers.catalogue import find
 from mgvr_core.scorers.scorer import Scorer, Setting, Sizes, Texts, take_videos
@@ -181,7 +181,7 @@ def test_lists_in_blocks_have_the_scores_and_the_gradients_of_one_call(
 
     expected = found()
     for lists_at_once in (1, 2):
-        monkeypatch.setattr(token_binder, "_AT_ONCE", lists_at_once * 5 * 6 * 16)
+        monkeypatch.setattr(joint, "_AT_ONCE", lists_at_once * 5 * 6 * 16)
         for mine, theirs in zip(found(), expected, strict=True):
             torch.testing.assert_close(mine, theirs, atol=1e-4, rtol=1e-4)
 

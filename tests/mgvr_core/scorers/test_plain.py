@@ -116,6 +116,19 @@ def test_without_u_the_weak_frame_score_takes_the_identity(pairs: Pairs, setting
     torch.testing.assert_close(none.score(texts, videos), identity.score(texts, videos))
 
 
+def test_places_that_no_text_uses_cost_nothing(pairs: Pairs) -> None:
+    """A tokenizer pads all texts to one length, several times what most of them have."""
+    texts, _ = pairs(0)
+    some = texts.take(texts.word_mask.sum(dim=1) < 4)
+    padded = Texts(
+        some.vector, some.words.repeat(1, 3, 1), torch.cat([some.word_mask, torch.zeros(len(some), 10).bool()], 1)
+    )
+    longest = int(some.word_mask.sum(dim=1).max())
+    words, there = attention.words_of(padded)
+    assert torch.equal(words, some.words[:, :longest])
+    assert torch.equal(there, some.word_mask[:, :longest])
+
+
 @pytest.mark.parametrize("name", ["token_interaction", "max_sim"])
 def test_texts_without_words_are_refused_where_words_are_read(name: str, pairs: Pairs, setting: Settings) -> None:
     texts, videos = pairs(0)

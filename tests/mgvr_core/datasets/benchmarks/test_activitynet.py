@@ -17,8 +17,20 @@ def test_all_sentences_of_a_video_are_one_query_in_the_order_of_the_ids(copied):
 
 
 def test_ids_without_sentences_are_named(copied):
-    (note,) = read_benchmark("activitynet", copied("activitynet")).notes
+    folder = copied("activitynet")
+    (folder / "train_ids.json").write_text('["v_bbbbbbbbbb2", "v_b", "v_bbbbbbbbbb1"]', encoding="utf-8")
+    benchmark = read_benchmark("activitynet", folder)
+    (note,), (training,) = benchmark.notes, benchmark.training_notes
+    assert training == "train_ids.json: left out, without sentences in train.json: 1 video (v_b)"
     assert note == "val_ids.json: left out, without sentences in val_1.json: 1 video (v_aaaaaaaaaa3)"
+
+
+def test_another_file_is_named_in_title_and_note(copied):
+    folder = copied("activitynet")
+    (folder / "val_1.json").rename(folder / "val_2.json")
+    protocol = read_benchmark("activitynet", folder / "val_2.json").protocol
+    assert protocol.title == "ActivityNet Captions, val_2"
+    assert protocol.note == "val_2.json was given as the test split, and published figures are over val_1.json"
 
 
 def test_without_the_ids_the_order_is_that_of_the_captions(copied):

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from mgvr_core.datasets.benchmarks.benchmark import Benchmark, Protocol, Query
 from mgvr_core.datasets.benchmarks.catalogue import read_benchmark
-from mgvr_core.datasets.benchmarks.check import check, protocol_rows
+from mgvr_core.datasets.benchmarks.check import check, evaluation_rows, list_warnings, protocol_rows
 from mgvr_core.datasets.benchmarks.files import stem
 from mgvr_core.errors import MgvrError
 
@@ -16,7 +16,7 @@ from mgvr_core.errors import MgvrError
 def touch(folder: Path, *names: str) -> Path:
     for name in names:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).touch()
+        (folder / name).write_bytes(b"a video")
     return folder
 
 
@@ -72,6 +72,40 @@ def test_of_several_files_the_first_is_taken_and_said(tmp_path):
     assert copy.files == {"a": str(tmp_path / "one" / "a.mp4")}
     (warning,) = copy.warnings
     assert warning.startswith("several files for 1 video (a): the first is taken, as ")
+
+
+def test_an_empty_file_is_a_missing_video_and_named_as_empty(tmp_path):
+    """As a download leaves it that broke off, or a disk that was full."""
+    touch(tmp_path, "c.mp4", "one/b.mp4")
+    (tmp_path / "a.mp4").touch()
+    (tmp_path / "b.mp4").touch()
+    (tmp_path / "d.mp4").symlink_to("nowhere.mp4")
+    copy = check(benchmark(("a", "b", "c", "d"), 4), tmp_path)
+    assert (copy.missing["test"], copy.empty, copy.pool, copy.unanswerable) == (("a", "d"), ("a",), 2, 2)
+    assert copy.files["b"] == str(tmp_path / "one" / "b.mp4")
+    assert copy.warnings[0] == "empty files (0 bytes), which count as missing: 1 video (a). Fetch them again"
+    mine = benchmark(("a", "c"), 0, uris={video: str(tmp_path / f"{video}.mp4") for video in ("a", "c")})
+    assert check(mine).empty == check(mine).missing["test"] == ("a",)
+
+
+def test_a_list_that_was_cut_short_is_said_with_both_numbers(tmp_path):
+    videos = ("a", "b", "c")
+    for pool, size in ((4, "3 of 4 videos"), (2, "3 videos and not 2")):
+        cut = benchmark(videos, pool, files=(Path("list.csv"), Path("other.csv")))
+        (said,) = list_warnings(cut)
+        assert said.startswith(f"list.csv has {size}, so figures can't be compared with published ones")
+        assert said in check(cut, touch(tmp_path, "a.mp4", "b.mp4", "c.mp4")).warnings
+    assert list_warnings(benchmark(videos, 3)) == list_warnings(benchmark(videos, 0)) == []
+
+
+def test_what_is_there_to_train_with_is_no_rule_of_the_test(copied):
+    folder = copied("msrvtt")
+    nine, seven = (read_benchmark(name, folder) for name in ("msrvtt-1ka", "msrvtt-1ka-7k"))
+    assert protocol_rows(nine)["training"].startswith("9k list: 4 videos")
+    assert protocol_rows(seven)["training"].startswith("7k list: 3 videos")
+    rules = evaluation_rows(nine)
+    assert rules["benchmark"] == evaluation_rows(seven)["benchmark"] == "MSR-VTT 1k-A"
+    assert {*protocol_rows(nine)} - {*rules} == {"training", "validation"}
 
 
 def test_one_of_several_right_videos_is_enough(tmp_path):

@@ -42,7 +42,9 @@ def test_what_is_wrong_is_named_with_its_file_and_entry(copied, refusal):
     cases = {
         "entry 1: has no 'video', but description": [{"video": "a.mp4", "description": "x"}, {"description": "y"}],
         "entry 0: the caption is empty": [{"video": "a.mp4", "description": ""}],
-        "entry 0: has no 'caption', but video": [{"video": "a.mp4"}],
+        "entry 0: has neither 'description' nor 'caption', but video": [{"video": "a.mp4"}],
+        "entry 1: has no 'description', but video": [{"video": "a.mp4", "description": "x"}, {"video": "b.mp4"}],
+        "entry 0: has no 'caption', but video": [{"video": "a.mp4"}, {"video": "b.mp4", "caption": ["x"]}],
         "entry 0: the video 'a' has no caption": [{"video": "a.mp4", "caption": []}],
         "entry 1: the video 'a' is there already": [
             {"video": f"a.{ending}", "caption": "x"} for ending in ("mp4", "mov")

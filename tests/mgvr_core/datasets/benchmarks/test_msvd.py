@@ -53,9 +53,13 @@ def test_lists_and_captions_must_go_together(copied, refusal):
     (folder / "train_list.txt").write_text("-kLmNoPqRs0_0_9\nnobody_0_1\n", encoding="utf-8")
     benchmark = read_benchmark("msvd", folder)
     assert list(benchmark.train) == ["-kLmNoPqRs0_0_9"]
-    assert benchmark.notes == (
+    unlisted = "captions_msvd.json: left out, because none of the three lists names them: 1 video (AsDfGhJkLq4_12_20)"
+    assert benchmark.training_notes == (
         "train_list.txt: left out, without a caption in captions_msvd.json: 1 video (nobody_0_1)",
+        unlisted,
     )
+    (folder / "val_list.txt").unlink()
+    assert unlisted not in read_benchmark("msvd", folder).training_notes  # of two lists nothing follows
     (folder / "test_list.txt").write_text("nobody_0_1\n", encoding="utf-8")
     assert "captions_msvd.json has no caption for 1 video (nobody_0_1), which test_list.txt lists" in refusal(
         "msvd", folder
@@ -84,4 +88,4 @@ def test_the_real_files_have_the_published_counts(annotations):
     captions = sum(len(texts) for split in (benchmark.train, benchmark.validation) for texts in split.values())
     assert sizes == [1200, 100, 670]
     assert captions + len(benchmark.queries) == 80_827
-    assert benchmark.notes == ()
+    assert benchmark.notes == benchmark.training_notes == ()
