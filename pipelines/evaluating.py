@@ -132,10 +132,14 @@ def _system(
 
 
 def _letters(rows: Sequence[Ranked]) -> dict[tuple[Direction, str], str]:
-    """Of each row that has others of the same direction beside it which rank the same items."""
+    """Of each row that has others of the same direction beside it which rank the same items.
+
+    What has read the other queries is no rival of what has not, and gets none.
+    """
     found: dict[tuple[Direction, str], str] = {}
     for row in rows:
-        alike = [other for other in rows if (other.direction, other.items) == (row.direction, row.items)]
+        rivals = (other for other in rows if not other.transductive)
+        alike = [other for other in rivals if (other.direction, other.items) == (row.direction, row.items)]
         if row.name == RAW and len(alike) > 1:
             hits = {other.name: recall_at(ranks(other.positions), 1) for other in alike}
             for name, letters in group_letters(hits, row.clusters).items():
