@@ -92,7 +92,7 @@ def test_rows_are_named_by_what_tells_them_apart(settings: Settings) -> None:
         ({"expected": {"coarse": {"R@2": [1, 1]}}}, "there is no metric 'R@2'"),
         ({"grid": [{"scorer": "coarse", "weights": "mine"}], "weights": {"mine": {}}}, "weights are those of eercf"),
         ({"grid": [{"scorer": "coarse", "kk": 5}]}, "unknown key"),
-        ({"heads": {"epoch": 2}}, "epoch: unknown key; did you mean epochs"),
+        ({"heads": {"epoch": 2}, "grid": [{"scorer": "x_pool"}]}, "epoch: unknown key; did you mean epochs"),
         ({"heads": {"seed": 2}}, "seed is set by the sweep itself"),
         ({"grid": [{"scorer": "coarse", "k": 0}]}, "greater than 0"),
         ({"expected": {"coarse": {"R@1": [1, 0]}}}, "greater than 0"),

@@ -119,6 +119,7 @@ def test_every_step_and_epoch_is_logged(trained: Path) -> None:
         assert 8 * row["R@1_validation"] == pytest.approx(round(8 * row["R@1_validation"]))  # of eight captions
 
 
+@pytest.mark.slow
 def test_two_workers_take_the_same_steps(trained: Path, config: Config, tmp_path: Path) -> None:
     """And the data that the first run left is taken as it is."""
     data = Path(str(config(tmp_path).data))

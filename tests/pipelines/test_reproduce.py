@@ -53,6 +53,7 @@ def released(tmp_path: Path) -> Path:
     return file
 
 
+@pytest.mark.slow
 def test_both_commands_and_a_figure_that_is_not_the_published_one(
     ray_cluster: None,
     msrvtt: Path,
