@@ -28,7 +28,7 @@ from mgvr_core.retrieval.rerank import Reranker
 from mgvr_core.retrieval.scored import Shards, columns_read, decoded, score_candidates, score_lists, score_pool
 from mgvr_core.retrieval.two_stage import Ranking, places, positions, reranked
 from mgvr_core.scorers.catalogue import find
-from mgvr_core.scorers.scorer import Scorer, Setting, Sizes, Texts
+from mgvr_core.scorers.scorer import AnyScorer, ListScorer, MatrixScorer, Setting, Sizes, Texts
 from mgvr_core.scoring.fusion import FusionWeights, multiply_adds
 from mgvr_core.training.head_files import load_head
 from pipelines.answers import Queries, Truth
@@ -218,7 +218,7 @@ class System:
         )
 
     @cached_property
-    def _scorer(self) -> Scorer:
+    def _scorer(self) -> AnyScorer:
         cell = self._cell
         if cell.learned:
             folder = Path(self._inputs.heads[cell.scorer, cell.seed])
@@ -235,8 +235,9 @@ class System:
     @cached_property
     def _bank_parts(self) -> Tensor:
         """The parts of the bank's captions with every video, (C, B, N)."""
-        captions = self._texts.take(torch.from_numpy(self._queries.bank))
-        return score_pool(self._scorer, captions, self._shards(), len(self._pool))
+        scorer, captions = self._scorer, self._texts.take(torch.from_numpy(self._queries.bank))
+        assert isinstance(scorer, MatrixScorer)  # a list has nothing to normalise
+        return score_pool(scorer, captions, self._shards(), len(self._pool))
 
     @cached_property
     def _bank(self) -> Bank:
@@ -256,7 +257,7 @@ class System:
         scorer, N = self._scorer, len(self._pool)
         if "words" not in scorer.reads:
             texts = Texts(texts.vector, None, None)
-        if scorer.kind == "list":
+        if isinstance(scorer, ListScorer):
             return score_lists(scorer, texts, self._shards(), candidates.index, candidates.score).numpy()
         columns: Tensor | None = None
         if self._cell.k is None:

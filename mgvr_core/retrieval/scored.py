@@ -1,6 +1,6 @@
 """Any scorer over stored features: every video of a pool, or the candidates of stage 1; a shard at a time.
 
-Sizes: T texts, N videos of the pool, k candidates a text, C parts of a score (`Scorer.parts`).
+Sizes: T texts, N videos of the pool, k candidates a text, C parts of a score (`MatrixScorer.parts`).
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from torch import Tensor
 from mgvr_core.errors import MgvrError
 from mgvr_core.features.codec import Codec
 from mgvr_core.features.schema import tensor_column
+from mgvr_core.features.tokens import tensor_of
 from mgvr_core.retrieval.fine import tokens_of
-from mgvr_core.scorers.scorer import Read, Scorer, Sizes, Texts, take_videos
+from mgvr_core.scorers.scorer import ListScorer, MatrixScorer, Read, Sizes, Texts, take_videos
 from mgvr_core.scoring.features import VideoFeatures
 
 Shards = Iterable[tuple[NDArray[np.int64], VideoFeatures]]
@@ -58,7 +59,7 @@ def decoded(table: pa.Table, reads: frozenset[Read], codec: Codec | None = None)
         flat = vectors("patches")
         patches = flat.reshape(V, F, -1, flat.shape[-1]) * hidden.unsqueeze(-1)  # (V, F, P, D)
     return VideoFeatures(
-        video=torch.from_numpy(tensor_column(table, "video")).float() if "video" in reads else torch.empty(V, 0),
+        video=tensor_of(tensor_column(table, "video")).float() if "video" in reads else torch.empty(V, 0),
         frames=vectors("frames") * hidden if "frames" in reads else torch.empty(V, 0),
         temporal=vectors("temporal") * hidden if "temporal" in reads else torch.empty(V, 0),
         patches=patches,
@@ -66,7 +67,7 @@ def decoded(table: pa.Table, reads: frozenset[Read], codec: Codec | None = None)
     )
 
 
-def score_pool(scorer: Scorer, texts: Texts, shards: Shards, pool: int) -> Tensor:
+def score_pool(scorer: MatrixScorer, texts: Texts, shards: Shards, pool: int) -> Tensor:
     """The parts of all pairs: (C, T, N). `scorer.combine` makes scores of them."""
     found: Tensor | None = None
     with torch.inference_mode():
@@ -81,7 +82,7 @@ def score_pool(scorer: Scorer, texts: Texts, shards: Shards, pool: int) -> Tenso
     return found
 
 
-def score_candidates(scorer: Scorer, texts: Texts, shards: Shards, index: NDArray[np.int64]) -> Tensor:
+def score_candidates(scorer: MatrixScorer, texts: Texts, shards: Shards, index: NDArray[np.int64]) -> Tensor:
     """The parts of every text with its candidates: index (T, k) places in the order of ids -> (C, T, k).
 
     Each shard is read once, and each video of it is scored against all texts that recalled it together.
@@ -107,7 +108,7 @@ def score_candidates(scorer: Scorer, texts: Texts, shards: Shards, index: NDArra
 
 
 def score_lists(
-    scorer: Scorer, texts: Texts, shards: Shards, index: NDArray[np.int64], prior: NDArray[np.float32]
+    scorer: ListScorer, texts: Texts, shards: Shards, index: NDArray[np.int64], prior: NDArray[np.float32]
 ) -> Tensor:
     """The scores of whole lists: index (T, k) places in the order of ids, prior (T, k) coarse scores -> (T, k).
 

@@ -11,11 +11,11 @@ import torch
 from mgvr_core import scorers
 from mgvr_core.config import suggest
 from mgvr_core.errors import MgvrError
-from mgvr_core.scorers.scorer import Scorer, Setting, Sizes
+from mgvr_core.scorers.scorer import AnyScorer, Setting, Sizes
 
 
 @cache
-def catalogue() -> dict[str, type[Scorer]]:
+def catalogue() -> dict[str, type[AnyScorer]]:
     """Name -> scorer, by name."""
     modules = {
         found.name: importlib.import_module(f"{scorers.__name__}.{found.name}")
@@ -24,7 +24,7 @@ def catalogue() -> dict[str, type[Scorer]]:
     return {name: module.SCORER for name, module in sorted(modules.items()) if hasattr(module, "SCORER")}
 
 
-def find(name: str) -> type[Scorer]:
+def find(name: str) -> type[AnyScorer]:
     """The scorer of that name; raises MgvrError where there is none."""
     known = catalogue()
     if name not in known:

@@ -6,12 +6,12 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from mgvr_core.scorers.scorer import Read, Scorer, Sizes, Texts
+from mgvr_core.scorers.scorer import PairScorer, Read, Sizes, Texts
 from mgvr_core.scoring.features import VideoFeatures
 from mgvr_core.scoring.video import multiply_adds, video_score
 
 
-class Coarse(Scorer):
+class Coarse(PairScorer):
     """t^ W v^, with v^ the normalised mean of the temporal frames and W the model's (docs/method.md, section 2).
 
     With W the identity this is CLIP4Clip's seqTransf (Luo et al., Neurocomputing 2022) on the model's own temporal

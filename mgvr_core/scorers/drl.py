@@ -8,12 +8,12 @@ from torch import Tensor, nn
 
 from mgvr_core.scorers.attention import by_blocks, masked_max, word_similarity, words_of
 from mgvr_core.scorers.blocks import drawn_from
-from mgvr_core.scorers.scorer import Read, Scorer, Setting, Sizes, Texts
+from mgvr_core.scorers.scorer import PairScorer, Read, Setting, Sizes, Texts
 from mgvr_core.scoring.features import VideoFeatures
 from mgvr_core.scoring.weights import masked_softmax
 
 
-class Drl(Scorer):
+class Drl(PairScorer):
     """1/2 [sum_i a_i max_j <w^_i, g^_j> + sum_j b_j max_i <w^_i, g^_j>] over the valid words i and temporal frames j.
 
     a = softmax_i A(w^_i), b = softmax_j B(g^_j), with A and B perceptrons of one hidden layer, 2 D wide, with ReLU, as

@@ -7,12 +7,12 @@ from typing import ClassVar
 from torch import Tensor
 
 from mgvr_core.scorers.attention import by_blocks
-from mgvr_core.scorers.scorer import Read, Scorer, Sizes, Texts
+from mgvr_core.scorers.scorer import PairScorer, Read, Sizes, Texts
 from mgvr_core.scoring import frame_weak
 from mgvr_core.scoring.features import VideoFeatures
 
 
-class FrameWeak(Scorer):
+class FrameWeak(PairScorer):
     """sum_j a_j <t^, f^_j>, a = softmax_j(<t^, f^_j> / 0.01) U over the valid frames (docs/method.md, section 2).
 
     U is the setting's: the model's, or the identity. The same score is X-CLIP's attention over similarities between a

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable
 from typing import ClassVar
 
@@ -11,7 +12,7 @@ from torch.nn.functional import cross_entropy
 from torch.utils.checkpoint import checkpoint
 
 from mgvr_core.scorers.attention import words_of
-from mgvr_core.scorers.scorer import Scorer, Texts, take_videos
+from mgvr_core.scorers.scorer import PairScorer, Texts, take_videos
 from mgvr_core.scoring.features import VideoFeatures
 from mgvr_core.scoring.video import video_score
 
@@ -19,7 +20,7 @@ _AT_ONCE = 1 << 22
 """Numbers of the largest array that a block of pairs or lists makes, unless one alone has more."""
 
 
-class JointEncoder(Scorer):
+class JointEncoder(PairScorer):
     """prior + logit / s: the stage-1 score t^ W v^ of a pair, and what an encoder of both adds to it.
 
     s is the model's temperature, so that s times the score is s t^ W v^ + logit: a logit is added to log-odds, and
@@ -32,21 +33,21 @@ class JointEncoder(Scorer):
     negatives: ClassVar[int] = 3
     """Wrong videos of a text, and wrong texts of a video, that a training step shows it: those of the highest prior."""
 
+    @abstractmethod
     def read_texts(self, texts: Texts) -> tuple[Tensor, Tensor]:
         """What is computed once a text: its L + 1 tokens, the sentence's first (T, L + 1, .), and their mask."""
-        raise NotImplementedError
 
+    @abstractmethod
     def read_videos(self, videos: VideoFeatures) -> tuple[Tensor, ...]:
         """What is computed once a video: tensors (V, ...)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def logits(self, tokens: Tensor, mask: Tensor, *read: Tensor) -> Tensor:
         """t texts with each of v videos: tokens (v, t, L + 1, .), mask (v, t, L + 1), `read_videos` of v -> (v, t)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def pair_numbers(self, tokens: int, videos: VideoFeatures) -> int:
         """Numbers of the largest array that one pair makes, of a text of so many tokens."""
-        raise NotImplementedError
 
     def score(self, texts: Texts, videos: VideoFeatures) -> Tensor:
         """All pairs: (T, V)."""

@@ -7,12 +7,12 @@ from typing import ClassVar
 from torch import Tensor
 
 from mgvr_core.scorers.attention import by_blocks, masked_max
-from mgvr_core.scorers.scorer import Read, Scorer, Sizes, Texts
+from mgvr_core.scorers.scorer import PairScorer, Read, Sizes, Texts
 from mgvr_core.scoring.features import VideoFeatures
 from mgvr_core.scoring.weights import frame_similarity
 
 
-class MaxFrame(Scorer):
+class MaxFrame(PairScorer):
     """max_j <t^, f^_j> over the valid frames: image retrieval on frames, and top_frames with n = 1."""
 
     title: ClassVar[str] = "Max frame"

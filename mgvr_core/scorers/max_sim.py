@@ -7,11 +7,11 @@ from typing import ClassVar
 from torch import Tensor
 
 from mgvr_core.scorers.attention import by_blocks, masked_max, masked_mean, word_similarity, words_of
-from mgvr_core.scorers.scorer import Read, Scorer, Sizes, Texts
+from mgvr_core.scorers.scorer import PairScorer, Read, Sizes, Texts
 from mgvr_core.scoring.features import VideoFeatures
 
 
-class MaxSim(Scorer):
+class MaxSim(PairScorer):
     """mean_i max_j <w^_i, f^_j> + mean_i max_j <w^_i, g^_j> over the valid words i and frames j: mean MaxSim (MMS).
 
     Words are all tokens from the start marker to the end marker. Left out is what the publication trains for this

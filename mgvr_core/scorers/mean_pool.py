@@ -6,12 +6,12 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from mgvr_core.scorers.scorer import Read, Scorer, Sizes, Texts
+from mgvr_core.scorers.scorer import PairScorer, Read, Sizes, Texts
 from mgvr_core.scoring.features import VideoFeatures
 from mgvr_core.scoring.tib import gated_vector
 
 
-class MeanPool(Scorer):
+class MeanPool(PairScorer):
     """<t^, normalise(mean_j f^_j)> over the valid frames: CLIP4Clip's meanP, and CLIP's zero-shot baseline.
 
     The mean is of unit vectors, as in the released CLIP4Clip. One vector a video, whatever the text.

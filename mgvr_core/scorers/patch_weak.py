@@ -7,12 +7,12 @@ from typing import ClassVar
 from torch import Tensor
 
 from mgvr_core.scorers.attention import by_blocks, patches_of
-from mgvr_core.scorers.scorer import Read, Scorer, Sizes, Texts
+from mgvr_core.scorers.scorer import PairScorer, Read, Sizes, Texts
 from mgvr_core.scoring import patch_weak
 from mgvr_core.scoring.features import VideoFeatures
 
 
-class PatchWeak(Scorer):
+class PatchWeak(PairScorer):
     """sum_jk b_jk <t^, p^_jk>, b = softmax_jk(<t^, p^_jk> / 0.01) over all patches of the valid frames jointly.
 
     docs/method.md, section 2. Videos are taken a block at a time, so that a call stays under 1 GB beyond its arguments

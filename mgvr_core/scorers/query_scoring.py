@@ -7,14 +7,14 @@ from typing import ClassVar
 from torch import Tensor
 
 from mgvr_core.scorers.attention import by_blocks
-from mgvr_core.scorers.scorer import Read, Scorer, Sizes, Texts
+from mgvr_core.scorers.scorer import PairScorer, Read, Sizes, Texts
 from mgvr_core.scoring import tib_frame
 from mgvr_core.scoring.features import VideoFeatures
 from mgvr_core.scoring.tib import gram
 from mgvr_core.scoring.weights import frame_similarity
 
 
-class QueryScoring(Scorer):
+class QueryScoring(PairScorer):
     """<t^, normalise(sum_j c_j f^_j)>, c = softmax_j(<t^, f^_j> / 0.1): TIB frame with plain frames as its values.
 
     The publication's temperature of CLIP without training; the Gram matrix of the frames stands in for the weighted

@@ -8,7 +8,7 @@ from torch.nn.functional import normalize
 
 from mgvr_core.errors import MgvrError
 from mgvr_core.scorers.blocks import drawn_from, zero_linear
-from mgvr_core.scorers.scorer import Scorer, Setting, Sizes, Texts
+from mgvr_core.scorers.scorer import PairScorer, Setting, Sizes, Texts
 from mgvr_core.scoring.features import VideoFeatures
 
 RANK = 8
@@ -35,7 +35,7 @@ class _Modulation(nn.Module):
         return self.of_frames @ self.of_channels
 
 
-class RAP(Scorer):
+class RAP(PairScorer):
     """<a(t^), normalise(mean_j of c_j (*) f^_j + d_j + b(f^_j))>, a and b adapters, c and d one row a frame.
 
     Cao et al. freeze CLIP and train little modules inside its layers: a low-rank modulation over frames (scale c and

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv1d, cross_entropy, linear, normalize, pad
 
 from mgvr_core.scorers.attention import words_of
-from mgvr_core.scorers.scorer import Read, Scorer, Setting, Sizes, Texts, take_videos
+from mgvr_core.scorers.scorer import MatrixScorer, Read, Setting, Sizes, Texts, take_videos
 from mgvr_core.scoring.features import VideoFeatures
 from mgvr_core.scoring.weights import masked_softmax
 
@@ -21,7 +21,7 @@ WEIGHTS = (0.3, 0.3, 0.2, 0.2)
 """Of the latent similarities of preview and close reading, and of their concept similarities."""
 
 
-class Rivrl(Scorer):
+class Rivrl(MatrixScorer):
     """0.6 * mean of two latent cosines + 0.4 * mean of two soft Jaccard similarities, each min-max normalised.
 
     The two are of the preview x = v^ and of the close (intensive) reading of a video, x = [r_1, r_2, r_4]:
@@ -53,7 +53,6 @@ class Rivrl(Scorer):
     )
     formula: ClassVar[str] = "0.6 mean(cos_preview, cos_intensive) + 0.4 mean(J_preview, J_intensive), each min-max"
     reads: ClassVar[frozenset[Read]] = frozenset({"words", "video", "frames"})
-    kind: ClassVar[Literal["pair", "matrix", "list"]] = "matrix"
     transductive: ClassVar[bool] = True
 
     def __init__(self, setting: Setting) -> None:

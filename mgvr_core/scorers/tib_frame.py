@@ -7,12 +7,12 @@ from typing import ClassVar
 from torch import Tensor
 
 from mgvr_core.scorers.attention import by_blocks
-from mgvr_core.scorers.scorer import Read, Scorer, Sizes, Texts
+from mgvr_core.scorers.scorer import PairScorer, Read, Sizes, Texts
 from mgvr_core.scoring import tib_frame
 from mgvr_core.scoring.features import VideoFeatures
 
 
-class TIBFrame(Scorer):
+class TIBFrame(PairScorer):
     """<t^, normalise(sum_j c_j g^_j)>, c = softmax_j(<t^, f^_j> / 0.1) over the valid frames.
 
     docs/method.md, section 2, in evaluation: plain frames give the weights, temporal ones are weighted.

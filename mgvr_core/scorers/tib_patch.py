@@ -7,14 +7,14 @@ from typing import ClassVar
 from torch import Tensor
 
 from mgvr_core.scorers.attention import by_blocks, patches_of
-from mgvr_core.scorers.scorer import Read, Scorer, Sizes, Texts
+from mgvr_core.scorers.scorer import PairScorer, Read, Sizes, Texts
 from mgvr_core.scoring import tib_patch
 from mgvr_core.scoring.features import VideoFeatures
 from mgvr_core.scoring.patch_weak import patch_attention
 from mgvr_core.scoring.weights import patch_mask, patch_similarity
 
 
-class TIBPatch(Scorer):
+class TIBPatch(PairScorer):
     """<t^, normalise(sum_jk b_jk p^_jk)>, b = softmax_jk(<t^, p^_jk> / 0.01) over all patches of the valid frames.
 
     docs/method.md, section 2, in evaluation. The gated vector is formed: a Gram matrix of hundreds of patches is larger

@@ -20,14 +20,14 @@ from mgvr_core.scorers.blocks import (
     width_of,
 )
 from mgvr_core.scorers.joint import block_size, in_block, own_and_hardest, sentence_first
-from mgvr_core.scorers.scorer import Scorer, Setting, Sizes, Texts
+from mgvr_core.scorers.scorer import ListScorer, Setting, Sizes, Texts
 from mgvr_core.scoring.features import VideoFeatures
 from mgvr_core.scoring.video import video_score
 
 LAYERS = 2
 
 
-class TokenBinder(Scorer):
+class TokenBinder(ListScorer):
     """prior + logit / s, the logit of a candidate from an attention over all candidates of the text together.
 
     Zhang et al.: one query, many candidates at once. After the cosine, the query's indicator tokens attend jointly over
@@ -49,7 +49,6 @@ class TokenBinder(Scorer):
     source = "Zhang et al., TokenBinder: Text-Video Retrieval with One-to-Many Alignment Paradigm, WACV 2025"
     formula = "t W v_k + logit_k(joint cross-attention of t and words over the temporal frames of all candidates) / s"
     reads = frozenset({"words", "video", "temporal"})
-    kind = "list"
 
     listed: ClassVar[int] = 16
     """Candidates of a text in a training step: its own video, and those of the batch with the highest prior."""
@@ -80,7 +79,7 @@ class TokenBinder(Scorer):
         return mine + once // cls.counted + W + 2 + D
 
     def score_lists(self, texts: Texts, videos: VideoFeatures, prior: Tensor) -> Tensor:
-        """(T, n), as `Scorer.score_lists` has it; some lists at a time, computed again for a gradient."""
+        """(T, n), as `ListScorer.score_lists` has it; some lists at a time, computed again for a gradient."""
         T, n = prior.shape
         tokens, valid = sentence_first(texts)
         at_once = block_size(n * tokens.shape[1] * tokens.shape[2])

@@ -7,11 +7,11 @@ from typing import ClassVar
 from torch import Tensor
 
 from mgvr_core.scorers.attention import by_blocks, masked_max, masked_mean, word_similarity, words_of
-from mgvr_core.scorers.scorer import Read, Scorer, Sizes, Texts
+from mgvr_core.scorers.scorer import PairScorer, Read, Sizes, Texts
 from mgvr_core.scoring.features import VideoFeatures
 
 
-class TokenInteraction(Scorer):
+class TokenInteraction(PairScorer):
     """1/2 [mean_i max_j <w^_i, g^_j> + mean_j max_i <w^_i, g^_j>] over the valid words i and temporal frames j.
 
     DRL's token interaction without learned weights (its WTI is `drl`). Words are all tokens from the start marker to

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 from mgvr_core.scorers.attention import by_blocks, masked_mean
-from mgvr_core.scorers.scorer import Read, Scorer, Sizes, Texts
+from mgvr_core.scorers.scorer import PairScorer, Read, Sizes, Texts
 from mgvr_core.scoring.features import VideoFeatures
 from mgvr_core.scoring.weights import frame_similarity
 
 
-class TopFrames(Scorer):
+class TopFrames(PairScorer):
     """The mean of the n = 3 largest <t^, f^_j> over the valid frames, of all of them where there are fewer.
 
     X-Pool's own baseline "top-k" averages the *vectors* of those frames and compares the text with the mean. Here the

@@ -8,12 +8,12 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from mgvr_core.scorers.attention import by_blocks
-from mgvr_core.scorers.scorer import Read, Scorer, Sizes, Texts
+from mgvr_core.scorers.scorer import PairScorer, Read, Sizes, Texts
 from mgvr_core.scoring.features import VideoFeatures
 from mgvr_core.scoring.weights import frame_similarity, masked_softmax
 
 
-class TS2Net(Scorer):
+class TS2Net(PairScorer):
     """sum_j softmax_j(4 x_j / ||x||) x_j, x_j = <t^, g^_j>, over the valid frames.
 
     ||x|| is the length of a pair's similarities, so the weights don't depend on how large those are, and no two weights

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from mgvr_core.products import product
 from mgvr_core.scorers.aosm import sharpened_aosm
 from mgvr_core.scorers.attention import by_blocks, patches_of, word_similarity, words_of
-from mgvr_core.scorers.scorer import Read, Scorer, Setting, Sizes, Texts
+from mgvr_core.scorers.scorer import MatrixScorer, Read, Setting, Sizes, Texts
 from mgvr_core.scorers.sinkhorn import video_offsets
 from mgvr_core.scoring.features import VideoFeatures
 from mgvr_core.scoring.weights import frame_similarity, patch_mask
@@ -19,7 +19,7 @@ SELECTED = 3
 """Patches of a frame that meet the words, beside the frame itself."""
 
 
-class Ucofia(Scorer):
+class Ucofia(MatrixScorer):
     """Mean of video-sentence, sentence-frame and patch-word similarity, each normalised against training captions.
 
         video-sentence   <W1 t^, W2 v^>
@@ -46,7 +46,6 @@ class Ucofia(Scorer):
         "mean of S(<W1 t, W2 v>), S(AOSM_j <t, f_j>), S((AOSM_n AOSM_i + AOSM_i AOSM_n) w_i K y_n / 2); S: Sinkhorn"
     )
     reads: ClassVar[frozenset[Read]] = frozenset({"words", "video", "frames", "patches"})
-    kind: ClassVar[Literal["pair", "matrix", "list"]] = "matrix"
     reads_bank: ClassVar[bool] = True
 
     def __init__(self, setting: Setting) -> None:

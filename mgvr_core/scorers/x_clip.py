@@ -9,12 +9,12 @@ from torch import Tensor, nn
 
 from mgvr_core.scorers.aosm import aosm
 from mgvr_core.scorers.attention import by_blocks, word_similarity, words_of
-from mgvr_core.scorers.scorer import Read, Scorer, Setting, Sizes, Texts
+from mgvr_core.scorers.scorer import PairScorer, Read, Setting, Sizes, Texts
 from mgvr_core.scoring.features import VideoFeatures
 from mgvr_core.scoring.weights import frame_similarity
 
 
-class XClip(Scorer):
+class XClip(PairScorer):
     """Mean of video-sentence, video-word, sentence-frame and word-frame similarity.
 
         video-sentence   t^ G v^

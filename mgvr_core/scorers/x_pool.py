@@ -10,12 +10,12 @@ from torch.nn.functional import normalize
 
 from mgvr_core.scorers.attention import by_blocks
 from mgvr_core.scorers.blocks import drawn_from
-from mgvr_core.scorers.scorer import Read, Scorer, Setting, Sizes, Texts
+from mgvr_core.scorers.scorer import PairScorer, Read, Setting, Sizes, Texts
 from mgvr_core.scoring.features import VideoFeatures
 from mgvr_core.scoring.weights import frame_similarity, masked_softmax
 
 
-class XPool(Scorer):
+class XPool(PairScorer):
     """<t^, normalise(z)>, z being the video's frames as pooled by the text.
 
         a = softmax_j(<Q n1(t^), K n1(f^_j)> / sqrt(D))

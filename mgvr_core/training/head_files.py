@@ -22,7 +22,7 @@ from mgvr_core.files import placing, replacing
 from mgvr_core.identity import Fingerprint
 from mgvr_core.model.weights import read_weights
 from mgvr_core.scorers.catalogue import find
-from mgvr_core.scorers.scorer import Scorer, Setting, Sizes
+from mgvr_core.scorers.scorer import AnyScorer, Scorer, Setting, Sizes
 
 FORMAT = 1
 WEIGHTS, CONFIG = "head.safetensors", "head.json"
@@ -96,7 +96,7 @@ def read_head(folder: Path) -> Head:
         raise MgvrError(f"{file} lacks or garbles a key ({error}): train the scorer again") from None
 
 
-def load_head(folder: Path, made_by: Fingerprint, setting: Setting) -> Scorer:
+def load_head(folder: Path, made_by: Fingerprint, setting: Setting) -> AnyScorer:
     """The trained scorer for features of the model `made_by`, in evaluation mode on the CPU.
 
     `made_by` may be a feature set's fingerprint or a model's. The seed of `setting` gives way to the one that the head

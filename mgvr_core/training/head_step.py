@@ -17,7 +17,7 @@ from torch import distributed as dist
 
 from mgvr_core.config import Section
 from mgvr_core.evaluation.metrics import positions_from_scores, ranks
-from mgvr_core.scorers.scorer import Scorer, Texts, take_videos
+from mgvr_core.scorers.scorer import AnyScorer, ListScorer, Scorer, Texts, take_videos
 from mgvr_core.scoring.features import VideoFeatures
 from mgvr_core.training.optimiser import OptimiserConfig, rate_factor
 
@@ -86,7 +86,7 @@ class Descent:
         return taken
 
 
-def pool_ranks(scorer: Scorer, texts: Texts, videos: VideoFeatures, owner: NDArray[np.int64]) -> NDArray[np.float64]:
+def pool_ranks(scorer: AnyScorer, texts: Texts, videos: VideoFeatures, owner: NDArray[np.int64]) -> NDArray[np.float64]:
     """The rank (T,) of each text's video, owner (T,), among all V videos; the middle of the ranks that are tied.
 
     Raises MgvrError for a score that is not a number.
@@ -96,17 +96,17 @@ def pool_ranks(scorer: Scorer, texts: Texts, videos: VideoFeatures, owner: NDArr
     return ranks(positions_from_scores(scores, [[row] for row in owner.tolist()])).mid
 
 
-def pool_scores(scorer: Scorer, texts: Texts, videos: VideoFeatures) -> Tensor:
+def pool_scores(scorer: AnyScorer, texts: Texts, videos: VideoFeatures) -> Tensor:
     """Every text against every video (T, V), whatever kind the scorer is: a list of a text is all of the videos."""
     T, V = len(texts), len(videos)
-    if scorer.kind == "list":
+    if isinstance(scorer, ListScorer):
         rows = max(1, _LISTED // V)
         return torch.cat([_listed(scorer, texts.take(slice(at, at + rows)), videos) for at in range(0, T, rows)])
     parts = [scorer.parts(texts.take(slice(at, at + _TEXTS)), videos) for at in range(0, T, _TEXTS)]
     return scorer.combine(torch.cat(parts, dim=1))  # (C, T, V) -> (T, V)
 
 
-def _listed(scorer: Scorer, texts: Texts, videos: VideoFeatures) -> Tensor:
+def _listed(scorer: ListScorer, texts: Texts, videos: VideoFeatures) -> Tensor:
     every = torch.arange(len(videos), device=videos.video.device).repeat(len(texts))  # (T * V,)
     prior = texts.vector @ scorer.setting.projection.to(texts.vector) @ videos.video.T  # (T, V)
     return scorer.score_lists(texts, take_videos(videos, every), prior)
