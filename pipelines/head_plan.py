@@ -21,10 +21,10 @@ from mgvr_core.model.tokenizer import tokenizer_of
 from mgvr_core.scorers.catalogue import find
 from mgvr_core.scorers.scorer import Read, Setting, Sizes
 from mgvr_core.training import identity
+from pipelines.fitting import require_places
 from pipelines.head_data import Listed, list_videos
 from pipelines.head_options import HeadConfig
 from pipelines.models import model_fingerprint, require_made_by
-from pipelines.runtime import available_cores
 from pipelines.splits import captioned_videos, selection_warnings, shared_videos
 from pipelines.starting import require_batch
 
@@ -60,7 +60,7 @@ def plan(config: HeadConfig) -> HeadPlan:
     """Check all that can be checked without a cluster; raises MgvrError."""
     kind = find(config.scorer)
     config.compute.require_present(config.ray)
-    _require_places(config)
+    require_places(config.workers, config.compute, config.ray, "the step is the same")
     given = {"train": config.corpus, "validation": config.validation}
     corpora = {name: corpus for name, corpus in given.items() if corpus is not None}
     videos = captioned_videos(corpora)
@@ -136,16 +136,3 @@ def _listed(videos: pa.Table, snapshot: Snapshot, role: str) -> tuple[Listed, Sn
             f"({listed.missing[0]}): give the set that they were encoded into"
         )
     return listed, snapshot
-
-
-def _require_places(config: HeadConfig) -> None:
-    """Raise MgvrError for more workers than this machine has places for: Ray would wait for them for ever."""
-    if not config.ray.starts_here():
-        return  # a cluster may grow
-    gpu = bool(config.compute.gpus)
-    places = torch.cuda.device_count() if gpu else config.ray.cpus or max(4, available_cores())
-    if config.workers > places:
-        raise MgvrError(
-            f"{config.workers} workers, but this machine has {places} {'GPUs' if gpu else 'logical CPUs'}: lower "
-            "--workers (the step is the same), or give a cluster with --ray.address"
-        )

@@ -14,10 +14,9 @@ import ray
 import ray.train
 import torch
 from numpy.typing import NDArray
-from torch import distributed as dist
 
 from mgvr_core.ahead import ahead
-from mgvr_core.errors import JobError, MgvrError
+from mgvr_core.errors import JobError
 from mgvr_core.features.contents import now
 from mgvr_core.identity import Fingerprint
 from mgvr_core.scorers.catalogue import find
@@ -26,6 +25,7 @@ from mgvr_core.training import head_state, log, state
 from mgvr_core.training.head_step import Descent, HeadOptimiserConfig, pool_ranks
 from mgvr_core.training.pairs import Batches
 from mgvr_core.training.state import Progress
+from pipelines.fitting import newest, work
 from pipelines.head_data import Arrays, HeadSplit
 from pipelines.models import DeviceConfig
 
@@ -73,16 +73,7 @@ class HeadTask:
 
 def head_worker(config: dict[str, Any]) -> None:
     """Ray Train's loop, on every worker. Rank 0 alone measures, logs and writes checkpoints."""
-    task: HeadTask = config["task"]
-    counter = config["counter"]
-    if ray.get(counter.failure.remote()):
-        return  # a group that was started anew after an error that would come again
-    try:
-        _train(task, counter)
-    except MgvrError as error:
-        # Noted, and raised for the others' sake: they wait for this worker, and end with it.
-        ray.get(counter.fail.remote(str(error)))
-        raise
+    work(config, _train)
 
 
 def _train(task: HeadTask, counter: Any) -> None:
@@ -128,10 +119,7 @@ class HeadTrainer:
 
     def resume(self) -> None:
         """Go on from the newest checkpoint, the same on all workers, if there is one."""
-        found = torch.tensor([max(state.steps(self.task.checkpoints), default=0)], device=self._device)
-        if dist.is_initialized():
-            dist.broadcast(found, src=0)
-        if step := int(found):
+        if step := newest(self.task.checkpoints, self._device):
             place = state.path_of(self.task.checkpoints, step)
             self.progress = head_state.load(place, self._scorer, self._descent.optimiser, self.task.run)
 

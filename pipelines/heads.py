@@ -22,20 +22,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import ray
-from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
-from ray.train.torch import TorchConfig, TorchTrainer
-
 from mgvr_core.errors import JobError, MgvrError
 from mgvr_core.scorers.scorer import Scorer
 from mgvr_core.training import identity, log, state
 from mgvr_core.training.head_files import CONFIG, load_head, read_head, save_head
 from pipelines.environment import versions
+from pipelines.fitting import fit
 from pipelines.head_data import prepare
 from pipelines.head_options import HeadConfig
 from pipelines.head_plan import HeadPlan, plan
 from pipelines.head_worker import FITTED, VALIDATED, HeadTask, head_worker
-from pipelines.progress import progress
 from pipelines.runtime import cluster, main, summary
 
 __all__ = ["HeadConfig", "run", "train_head"]
@@ -65,7 +61,16 @@ def train_head(config: HeadConfig) -> Path:
     with cluster(config.ray):
         task = task_of(config, planned)
         if max(state.steps(task.checkpoints), default=0) < task.batches.steps:
-            _fit(config, task)
+            fit(
+                f"train {task.scorer}",
+                head_worker,
+                task,
+                task.batches.steps,
+                config.workers,
+                config.compute,
+                _RESTARTS,
+                "the last epoch",
+            )
         _finish(config, planned, task, time.monotonic() - began)
     print(_summary(f"train {config.scorer}: done", head))
     return head
@@ -109,33 +114,6 @@ def task_of(config: HeadConfig, planned: HeadPlan) -> HeadTask:
         compute=compute,
         run=planned.run.digest,
     )
-
-
-def _fit(config: HeadConfig, task: HeadTask) -> None:
-    gpu = bool(config.compute.gpus)
-    with progress(f"train {task.scorer}", task.batches.steps, "steps") as counter:
-        trainer = TorchTrainer(
-            head_worker,
-            train_loop_config={"task": task, "counter": counter},
-            scaling_config=ScalingConfig(num_workers=config.workers, use_gpu=gpu),
-            torch_config=TorchConfig(backend="nccl" if gpu else "gloo"),
-            run_config=RunConfig(
-                # Ray goes on with a run of the same name by itself; what a run is here is decided by its folder.
-                name=f"train-{time.time_ns()}",
-                storage_path=str(Path(task.out) / "ray"),
-                failure_config=FailureConfig(max_failures=_RESTARTS),
-            ),
-        )
-        try:
-            trainer.fit()
-        except TrainingFailedError as error:
-            failure = ray.get(counter.failure.remote()) or (
-                f"the workers were lost more than {_RESTARTS} times; the same command goes on from the last epoch. "
-                f"The last error:\n{error}"
-            )
-            raise JobError(failure) from error
-        if failure := ray.get(counter.failure.remote()):
-            raise JobError(failure)
 
 
 def _finish(config: HeadConfig, planned: HeadPlan, task: HeadTask, seconds: float) -> None:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import torch
 
 from mgvr_core.datasets.manifest import CorpusConfig
 from mgvr_core.errors import MgvrError
@@ -24,8 +23,8 @@ from mgvr_core.training.trained import set_trained
 from mgvr_core.video.decoders import decoder_version
 from mgvr_core.video.sampling import SamplingConfig
 from pipelines.environment import versions
+from pipelines.fitting import require_places
 from pipelines.models import ComputeConfig, model_fingerprint, require_made_by, sampling_for
-from pipelines.runtime import available_cores
 from pipelines.splits import (
     Prepared,
     captioned_videos,
@@ -92,7 +91,7 @@ def plan(config: TrainConfig) -> Plan:
     set_trained(model, config.trained)
     if config.memory.checkpointing:
         model.recompute_activations()
-    _require_places(config)
+    require_places(config.workers, config.compute, config.ray, "the step is the same; with memory.chunk it fits")
     out = Path(config.out).absolute()
     values = config.model_dump(mode="json")
     run = {
@@ -177,19 +176,6 @@ def _as_listed(videos: dict[str, pa.Table]) -> dict[str, dict[str, str]]:
         places = [(row["id"], f"{row['uri']} {row['start']} {row['end']}") for row in table.to_pylist()]
         found[name] = {given or place: place for given, place in places}
     return found
-
-
-def _require_places(config: TrainConfig) -> None:
-    """Raise MgvrError for more workers than this machine has places for: Ray would wait for them for ever."""
-    if not config.ray.starts_here():
-        return  # a cluster may grow
-    gpu = bool(config.compute.gpus)
-    places = torch.cuda.device_count() if gpu else config.ray.cpus or max(4, available_cores())
-    if config.workers > places:
-        raise MgvrError(
-            f"{config.workers} workers, but this machine has {places} {'GPUs' if gpu else 'logical CPUs'}: lower "
-            "--workers (the step is the same; with memory.chunk it fits), or give a cluster with --ray.address"
-        )
 
 
 def require_batch(pairs: int, batch_size: int) -> None:

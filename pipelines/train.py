@@ -27,20 +27,14 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-import ray
-from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
-from ray.train.torch import TorchConfig, TorchTrainer
-
-from mgvr_core.errors import JobError
 from mgvr_core.model import checkpoint
 from mgvr_core.training import state
 from pipelines import finishing, heads, starting
+from pipelines.fitting import fit
 from pipelines.options import given_keys
-from pipelines.progress import progress
 from pipelines.runtime import cluster, main
 from pipelines.train_options import TrainConfig
 from pipelines.training import train_worker
-from pipelines.training_task import TrainingTask
 
 __all__ = ["TrainConfig", "train"]
 
@@ -57,35 +51,17 @@ def train(config: TrainConfig) -> Path:
         task = starting.task_of(config, plan, prepared)
         if max(state.steps(task.checkpoints), default=0) < task.batches.steps:
             checkpoint.save(Path(task.start), plan.start.model, task.about)
-            _fit(config, task)
-        return finishing.finish(config, task, prepared.failures, began)
-
-
-def _fit(config: TrainConfig, task: TrainingTask) -> None:
-    gpu = bool(config.compute.gpus)
-    with progress("train", task.batches.steps, "steps") as counter:
-        trainer = TorchTrainer(
-            train_worker,
-            train_loop_config={"task": task, "counter": counter},
-            scaling_config=ScalingConfig(num_workers=config.workers, use_gpu=gpu),
-            torch_config=TorchConfig(backend="nccl" if gpu else "gloo"),
-            run_config=RunConfig(
-                # Ray goes on with a run of the same name by itself; what a run is here is decided by its folder.
-                name=f"train-{time.time_ns()}",
-                storage_path=str(Path(task.out) / "ray"),
-                failure_config=FailureConfig(max_failures=config.checkpoints.max_restarts),
-            ),
-        )
-        try:
-            trainer.fit()
-        except TrainingFailedError as error:
-            failure = ray.get(counter.failure.remote()) or (
-                f"the workers were lost more than {config.checkpoints.max_restarts} times (checkpoints.max_restarts); "
-                f"the same command goes on from the last checkpoint. The last error:\n{error}"
+            fit(
+                "train",
+                train_worker,
+                task,
+                task.batches.steps,
+                config.workers,
+                config.compute,
+                config.checkpoints.max_restarts,
+                "the last checkpoint (checkpoints.max_restarts allows more)",
             )
-            raise JobError(failure) from error
-        if failure := ray.get(counter.failure.remote()):
-            raise JobError(failure)
+        return finishing.finish(config, task, prepared.failures, began)
 
 
 def run(argv: Sequence[str] | None = None) -> int:

@@ -17,11 +17,10 @@ import ray.train
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch import distributed as dist
 from torch.nn.functional import normalize
 
 from mgvr_core.ahead import ahead
-from mgvr_core.errors import JobError, MgvrError
+from mgvr_core.errors import JobError
 from mgvr_core.features.contents import now
 from mgvr_core.model import checkpoint
 from mgvr_core.model.eercf import MAX_LOGIT_SCALE
@@ -34,6 +33,7 @@ from mgvr_core.training.step import Rows, backward
 from mgvr_core.training.trained import set_trained
 from mgvr_core.training.validation import Scores, fit_weights, ranks_of, recalls, score_split
 from pipelines.board import Board
+from pipelines.fitting import newest, work
 from pipelines.kept import Inputs
 from pipelines.models import preprocessing
 from pipelines.training_task import Split, TrainingTask
@@ -46,16 +46,7 @@ _LOGGED = {"total": "loss", **{part: f"loss_{part}" for part in _PARTS[1:]}}
 
 def train_worker(config: dict[str, Any]) -> None:
     """Ray Train's loop, on every worker. Rank 0 alone measures, logs and writes checkpoints."""
-    task: TrainingTask = config["task"]
-    counter = config["counter"]
-    if ray.get(counter.failure.remote()):
-        return  # a group that was started anew after an error that would come again
-    try:
-        _train(task, counter)
-    except MgvrError as error:
-        # Noted, and raised for the others' sake: they wait for this worker, and end with it.
-        ray.get(counter.fail.remote(str(error)))
-        raise
+    work(config, _train)
 
 
 def _train(task: TrainingTask, counter: Any) -> None:
@@ -104,10 +95,7 @@ class Trainer:
 
     def resume(self) -> None:
         """Go on from the newest checkpoint, the same on all workers, if there is one."""
-        found = torch.tensor([max(state.steps(self.task.checkpoints), default=0)], device=self._device)
-        if dist.is_initialized():
-            dist.broadcast(found, src=0)
-        if step := int(found):
+        if step := newest(self.task.checkpoints, self._device):
             place = state.path_of(self.task.checkpoints, step)
             self.progress = state.load(place, self.model, self.optimiser, self.task.run)
 

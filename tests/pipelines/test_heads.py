@@ -312,7 +312,7 @@ def test_a_run_is_thrown_away_where_that_was_asked_for(
     (out / "notes.txt").touch()
     assert train_head(config(out, restart="changed")) == out / "head"  # it has not changed
     seen: list[set[str]] = []
-    monkeypatch.setattr(heads, "_fit", lambda *_: seen.append({file.name for file in out.iterdir()}))
+    monkeypatch.setattr(heads, "fit", lambda *_: seen.append({file.name for file in out.iterdir()}))
     with pytest.raises(JobError, match=r"holds no checkpoint of step 4"):  # nobody has trained
         train_head(config(out, restart=restart, optimiser={"lr": lr}))
     assert seen == [{"notes.txt", "run.json"}]

@@ -148,7 +148,7 @@ def test_a_run_that_is_done_is_not_done_again(
 ) -> None:
     """The same command only says what there is; what failed is listed again."""
     logged = (trained / "metrics.jsonl").read_text()
-    monkeypatch.setattr(job, "_fit", lambda *_: pytest.fail("a training that was done was done again"))
+    monkeypatch.setattr(job, "fit", lambda *_: pytest.fail("a training that was done was done again"))
     assert run(trained) == trained / "model"
     assert (trained / "metrics.jsonl").read_text() == logged
     printed = capsys.readouterr().out
