@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,17 +21,35 @@ from pipelines.progress import progress
 from pipelines.runtime import RayConfig, available_cores
 
 
+@dataclass(frozen=True)
+class RunFolder:
+    """Where a training keeps what it has done."""
+
+    out: str
+    """Folder of the run: checkpoints/ and metrics.jsonl are in it."""
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of the checkpoints."""
+        return Path(self.out) / "checkpoints"
+
+    @property
+    def log(self) -> Path:
+        """JSON lines of metrics."""
+        return Path(self.out) / "metrics.jsonl"
+
+
 def fit(
     title: str,
     worker: Callable[[dict[str, Any]], None],
-    task: Any,
+    task: RunFolder,
     steps: int,
     workers: int,
     compute: DeviceConfig,
     restarts: int,
     going_on: str,
 ) -> None:
-    """Run Ray Train's workers on a task that has a folder `out`; raises JobError with what they failed of.
+    """Run Ray Train's workers on a task; raises JobError with what they failed of.
 
     restarts: times that they are started anew when one is lost; going_on: from where the same command would go on.
     """

@@ -6,7 +6,6 @@ import math
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,7 +24,7 @@ from mgvr_core.training import head_state, log, state
 from mgvr_core.training.head_step import Descent, HeadOptimiserConfig, pool_ranks
 from mgvr_core.training.pairs import Batches
 from mgvr_core.training.state import Progress
-from pipelines.fitting import newest, work
+from pipelines.fitting import RunFolder, newest, work
 from pipelines.head_data import Arrays, HeadSplit
 from pipelines.models import DeviceConfig
 
@@ -36,11 +35,9 @@ _POOL = 256
 
 
 @dataclass(frozen=True)
-class HeadTask:
+class HeadTask(RunFolder):
     """Everything that a worker needs, as plain data."""
 
-    out: str
-    """Folder of the run: checkpoints/ and metrics.jsonl are in it."""
     scorer: str
     setting: Setting
     made_by: Fingerprint
@@ -59,16 +56,6 @@ class HeadTask:
     def batches(self) -> Batches:
         """The steps."""
         return Batches(self.train.captioned, self.batch_size, self.epochs, self.seed)
-
-    @property
-    def checkpoints(self) -> Path:
-        """Folder of the checkpoints."""
-        return Path(self.out) / "checkpoints"
-
-    @property
-    def log(self) -> Path:
-        """JSON lines of metrics."""
-        return Path(self.out) / "metrics.jsonl"
 
 
 def head_worker(config: dict[str, Any]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from mgvr_core.scoring.fusion import FusionWeights
@@ -13,6 +12,7 @@ from mgvr_core.training.pairs import Batches, Captioned
 from mgvr_core.training.step import MemoryConfig
 from mgvr_core.training.trained import Trained
 from mgvr_core.training.validation import FusionChoice
+from pipelines.fitting import RunFolder
 from pipelines.kept import KeptFiles
 from pipelines.models import DeviceConfig
 from pipelines.sources import Stream
@@ -29,13 +29,11 @@ class Split:
 
 
 @dataclass(frozen=True)
-class TrainingTask:
+class TrainingTask(RunFolder):
     """Everything that a worker needs, as plain data."""
 
     start: str
     """Folder of the checkpoint to start from."""
-    out: str
-    """Folder of the run: checkpoints/, metrics.jsonl and tensorboard/ are in it."""
     train: Split
     validation: Split | None
     test: Split | None
@@ -69,13 +67,3 @@ class TrainingTask:
     def batches(self) -> Batches:
         """The steps."""
         return Batches(self.train.captioned, self.batch_size, self.epochs, self.seed)
-
-    @property
-    def checkpoints(self) -> Path:
-        """Folder of the checkpoints."""
-        return Path(self.out) / "checkpoints"
-
-    @property
-    def log(self) -> Path:
-        """JSON lines of metrics."""
-        return Path(self.out) / "metrics.jsonl"

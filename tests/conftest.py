@@ -42,7 +42,18 @@ for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL_S3"):
     os.environ.pop(name, None)
 
 
-WITHOUT_RAY = ("compare", "dataset", "decoding", "encode_refusals", "evaluate", "options", "rows", "scorers", "work")
+WITHOUT_RAY = (
+    "compare",
+    "dataset",
+    "decoding",
+    "encode_refusals",
+    "evaluate",
+    "evaluate_runs",
+    "options",
+    "rows",
+    "scorers",
+    "work",
+)
 """Modules of tests/pipelines that never start it."""
 
 

@@ -374,26 +374,6 @@ def test_what_does_not_fit_is_refused_before_ray_starts(
     assert not (tmp_path / "out").exists()
 
 
-def test_features_of_another_model_are_refused_by_the_name_of_the_part(
-    no_ray: None, features: Snapshot, make_checkpoint, tmp_path: Path
-) -> None:
-    file = tmp_path / "queries.csv"
-    file.write_text("text\na red circle\n")
-    values = {"features": features.url, "queries": {"uri": str(file)}, "model": make_checkpoint(seed=1)}
-    with pytest.raises(MgvrError, match=r"were not made by .*\n  weights: ") as refused:
-        retrieve(parse(RetrieveConfig, {"out": str(tmp_path / "out"), **values}, source="the test"))
-    assert "activation" not in str(refused.value)
-
-
-def test_an_empty_feature_set_is_refused(no_ray: None, features: Snapshot, model: ModelConfig, tmp_path: Path) -> None:
-    FeatureStore(tmp_path).commit(features.fingerprint, Change(), {})
-    file = tmp_path / "queries.csv"
-    file.write_text("text\na red circle\n")
-    values = {"features": str(tmp_path), "queries": {"uri": str(file)}, "model": model}
-    with pytest.raises(MgvrError, match="holds no video"):
-        retrieve(parse(RetrieveConfig, {"out": str(tmp_path / "out"), **values}, source="the test"))
-
-
 def test_the_results_have_one_schema(whole: tuple[Report, Path]) -> None:
     schema = pq.read_schema(whole[1] / "results.parquet")
     assert schema.field("rank").type == pa.int32()
