@@ -31,7 +31,6 @@ EERCF = "eercf"
 """The name of the fused score, which is no single scorer: `mgvr retrieve`'s own rerank."""
 NONE = "none"
 """The name of no codec, no index (exact search), no correction; of weights: the checkpoint's."""
-
 METRICS = ("R@1", "R@5", "R@10", "MdR", "MnR", "MRR", "nDCG@10")
 _SET_HERE = {"out", "data", "scorer", "features", "corpus", "model", "seed", "restart", "ray"}
 _TABLES = "models, weights, codecs, indexes and corrections"
@@ -131,22 +130,9 @@ class GridConfig(Section):
             raise ValueError(f"corpus: nothing says which videos {encoded[0]} is to encode; give it, or its features")
         if self.corpus is not None and not encoded:
             raise ValueError("corpus: every model brings its features, so nothing would be encoded: leave it out")
-        for name, values in {
-            "heads": self.heads,
-            **{f"head.{name}": values for name, values in self.head.items()},
-        }.items():
-            if taken := values.keys() & {
-                "out",
-                "data",
-                "scorer",
-                "features",
-                "corpus",
-                "model",
-                "seed",
-                "restart",
-                "ray",
-            }:
-                raise ValueError(f"{name}: {', '.join(sorted(taken))} is set by the sweep itself: remove it")
+        for values in (self.heads, *self.head.values()):
+            if taken := values.keys() & _SET_HERE:
+                raise ValueError(f"heads, head: {', '.join(sorted(taken))} is set by the sweep itself: remove it")
         if unknown := self.head.keys() - catalogue().keys():
             raise ValueError(f"head: there is no scorer {sorted(unknown)[0]!r}; there are: {', '.join(catalogue())}")
         for name in (*self.codecs, *self.indexes, *self.weights, *self.corrections):
@@ -179,8 +165,7 @@ class Cell:
     def settings(self) -> dict[str, str]:
         """As a table shows them."""
         values = {**self.__dict__, "k": "all" if self.k is None else str(self.k), "seed": str(self.seed)}
-        idle = {NONE} if self.scorer == EERCF else {NONE, self.weights}
-        shown = {key: value for key, value in values.items() if key != "name" and value not in idle}
+        shown = {key: value for key, value in values.items() if key != "name" and value != NONE}
         if not self.learned:
             del shown["seed"]
         return shown
@@ -232,8 +217,8 @@ def _require_sense(config: GridConfig, cell: Cell) -> None:
     for axis, known in tables.items():
         if getattr(cell, axis) not in known:
             raise MgvrError(f"{where}: there is no {axis} {getattr(cell, axis)!r}; there are: {', '.join(known)}")
-    if cell.scorer != EERCF and cell.scorer not in catalogue():
-        raise MgvrError(f"{where}: {_no_scorer(cell.scorer)}")
+    if cell.scorer != EERCF:
+        find(cell.scorer)
     if cell.k is None and cell.index != NONE:
         raise MgvrError(f"{where}: an index finds candidates, and every video is scored: give a k")
     if cell.scorer != EERCF and cell.weights != NONE:
@@ -244,14 +229,6 @@ def _require_sense(config: GridConfig, cell: Cell) -> None:
     if trained and config.procedural is None and config.training is None:
         reader = cell.scorer if cell.learned else cell.correction
         raise MgvrError(f"{where}: {reader} reads training captions: give training.uri")
-
-
-def _no_scorer(name: str) -> str:
-    try:
-        find(name)
-    except MgvrError as error:
-        return str(error)
-    raise AssertionError(name)
 
 
 def _named(cells: Sequence[Cell]) -> list[Cell]:

@@ -26,7 +26,7 @@ from mgvr_core.retrieval.coarse import Candidates
 from mgvr_core.retrieval.part import Part
 from mgvr_core.retrieval.rerank import Reranker
 from mgvr_core.retrieval.scored import Shards, columns_read, decoded, score_candidates, score_lists, score_pool
-from mgvr_core.retrieval.two_stage import Ranking, places, positions, reranked
+from mgvr_core.retrieval.two_stage import places, positions, reranked
 from mgvr_core.scorers.catalogue import find
 from mgvr_core.scorers.scorer import AnyScorer, ListScorer, MatrixScorer, Setting, Sizes, Texts
 from mgvr_core.scoring.fusion import FusionWeights, multiply_adds
@@ -37,9 +37,6 @@ from pipelines.grid import EERCF, NONE, Cell, GridConfig
 from pipelines.grid_inputs import Inputs, coarse_vectors, load_candidates, load_texts, projected
 from pipelines.models import model_fingerprint
 from pipelines.pool import load_pool
-
-_PAIRS = 4096
-"""Right answers whose lists of all videos are compared at once."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +62,7 @@ def score_cells(
     began = time.perf_counter()
     found = system.score(asked)
     seconds = (time.perf_counter() - began) / len(asked) + system.stage_one_seconds
+    made_by = {"versions": versions(), "hardware": hardware()}
     for cell, digest, folder in zip(cells, digests, folders, strict=True):
         position, first, label, transductive = system.measure(cell, asked, found)
         place = Path(folder)
@@ -73,7 +71,7 @@ def score_cells(
         with placing(place / "positions.npz") as partial, partial.open("wb") as file:
             np.savez(file, allow_pickle=False, first=first, **_arrays(position))
         about = {"digest": digest, "seconds": 1000 * seconds, "label": label, "transductive": transductive}
-        about |= {**system.costs(), **system.about(), "versions": versions(), "hardware": hardware()}
+        about |= {**system.costs(), **system.about(), **made_by}
         with placing(place / "cell.json") as partial:
             partial.write_text(json.dumps(about, indent=1), encoding="utf-8")
 
@@ -137,11 +135,10 @@ class System:
         truth = Truth.of(self._queries, self._pool)
         text = np.searchsorted(rows, truth.text)
         if cell.k is None:
-            better, tied = _among_all(ranking, text, truth.video)
+            _, better, tied = places(ranking, text, truth.video)  # every video is listed
         else:
-            asked = projected(self._inputs.model, self._texts.take(torch.from_numpy(rows)))
-            items = coarse_vectors(self._snapshot, self._pool)
-            better, tied = positions(ranking, found.candidates, asked, items, text, truth.video)
+            asked = self._queries_projected[rows]
+            better, tied = positions(ranking, found.candidates, asked, self._coarse, text, truth.video)
         place = Positions(truth.query, better, tied, len(truth.missing), len(self._pool), truth.missing)
         labelled = self._queries.text_of[self._queries.labelled]
         first = self._pool.names(ranking.index[np.searchsorted(rows, labelled), 0])
@@ -207,15 +204,21 @@ class System:
         # U means something at the number of frames that it was trained with, and at no other.
         fits, wanted = model.spec.frames == self._shape.frames, self._cell.scorer in (EERCF, "frame_weak")
         mixing = model.mixing_for(self._shape.frames, enabled=fits or wanted)
-        mixing = None if mixing is None else mixing.detach()
-        scale = float(model.logit_scale().detach())
         return Setting(
-            self._sizes,
-            model.video_projection.detach(),
-            None if mixing is None else mixing.detach(),
-            scale,
-            self._cell.seed,
+            sizes=self._sizes,
+            projection=model.video_projection.detach(),
+            mixing=None if mixing is None else mixing.detach(),
+            scale=model.logit_scale().item(),
+            seed=self._cell.seed,
         )
+
+    @cached_property
+    def _queries_projected(self) -> NDArray[np.float32]:
+        return projected(self._model.model, self._texts)
+
+    @cached_property
+    def _coarse(self) -> NDArray[np.float32]:
+        return coarse_vectors(self._snapshot, self._pool)
 
     @cached_property
     def _scorer(self) -> AnyScorer:
@@ -280,15 +283,3 @@ class System:
             found = part.rerank(self._reranker, np.asarray(self._texts.vector[rows]), pairs)
             score[mine] = found[number]["fused"]
         return score.reshape(index.shape)
-
-
-def _among_all(
-    ranking: Ranking, query: NDArray[np.int64], item: NDArray[np.int64]
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """`two_stage.places` of right answers (M,) in lists that hold every video."""
-    found = [
-        places(ranking, query[begin : begin + _PAIRS], item[begin : begin + _PAIRS])[1:]
-        for begin in range(0, len(query), _PAIRS)
-    ]
-    better, tied = (np.concatenate(part) for part in zip(*found, strict=True))
-    return better, tied

@@ -19,15 +19,17 @@ from mgvr_core.config import parse
 from mgvr_core.datasets.manifest import CorpusConfig, list_videos
 from mgvr_core.datasets.queries import QueriesConfig, read_queries
 from mgvr_core.errors import MgvrError
-from mgvr_core.features.schema import tensor_column
+from mgvr_core.features.schema import shape_of, tensor_column
 from mgvr_core.features.snapshot import Snapshot
 from mgvr_core.features.store import FeatureStore
 from mgvr_core.identity import hash_json
+from mgvr_core.model.eercf import EERCF
 from mgvr_core.model.load import ModelConfig, load_model
 from mgvr_core.retrieval.coarse import Candidates, merge, search
 from mgvr_core.retrieval.index import IndexConfig, build
 from mgvr_core.retrieval.index import search as search_index
 from mgvr_core.scorers.scorer import Sizes, Texts
+from mgvr_core.scoring.video import project_text
 from pipelines.answering import index_identity
 from pipelines.answers import Queries
 from pipelines.encode import EncodeConfig, encode
@@ -40,6 +42,9 @@ from pipelines.pool import Pool, load_pool
 from pipelines.recoding import RecodeConfig, recode
 from pipelines.train import TrainConfig, train
 from pipelines.work import work_folder
+
+_QUERIES = 256
+"""Queries whose candidates' vectors are in memory at once."""
 
 
 @dataclass(frozen=True)
@@ -129,8 +134,6 @@ def check(config: GridConfig, cells: Iterable[Cell]) -> None:
             _encode_config(config, choice, name, model, "test")
         for scorer, seed in _learned(cell for cell in mine if cell.model == name):
             _head_config(config, name, scorer, seed, "to be encoded", model, out)
-    if config.procedural is None:
-        queries_of(config)
 
 
 def _model(config: GridConfig, name: str, choice: ModelChoice, out: Path) -> ModelConfig:
@@ -252,7 +255,7 @@ def _search(
     """The candidates of all texts, with exact scores whatever found them."""
     torch.set_num_threads(1)
     faiss.omp_set_num_threads(1)
-    queries = projected(model, load_texts(texts))
+    queries = projected(load_model(model).model, load_texts(texts))
     items = coarse_vectors(snapshot, load_pool(snapshot))
     k = min(k, len(items))
     built = None if index is None else build(index, lambda: iter([items]), *items.shape)
@@ -263,22 +266,25 @@ def _search(
         np.save(Path(folder) / f"{name}.npy", values)
 
 
-def projected(model: ModelConfig, texts: Texts) -> NDArray[np.float32]:
+def projected(model: EERCF, texts: Texts) -> NDArray[np.float32]:
     """Stage-1 queries t^ W of all texts, (T, D)."""
     with torch.inference_mode():
-        queries: NDArray[np.float32] = (texts.vector @ load_model(model).model.video_projection.float()).numpy()
+        queries: NDArray[np.float32] = project_text(texts.vector, model.video_projection.float()).numpy()
     return queries
 
 
 def coarse_vectors(snapshot: Snapshot, pool: Pool) -> NDArray[np.float32]:
     """v^ of all videos, (N, D), in the order of their ids."""
-    shards = [tensor_column(table, "video") for table in snapshot.tables(["video"])]
-    vectors = np.empty((len(pool), shards[0].shape[1]), np.float32)
+    vectors = np.empty((len(pool), shape_of(snapshot.schema()).dim), np.float32)
     for number, place in pool.order.items():
-        vectors[place] = shards[number]
+        vectors[place] = tensor_column(snapshot.read_shard(snapshot.shards[number], ["video"]), "video")
     return vectors
 
 
 def _exactly(found: Candidates, queries: NDArray[np.float32], items: NDArray[np.float32]) -> Candidates:
-    score = np.einsum("qd,qkd->qk", queries, items[found.index], optimize=True)
-    return merge([Candidates(found.index, score.astype(np.float32))], found.index.shape[1])
+    """The same with exact scores, and in their order."""
+    score = np.empty_like(found.score)
+    for begin in range(0, len(queries), _QUERIES):
+        some = slice(begin, begin + _QUERIES)
+        score[some] = np.einsum("qd,qkd->qk", queries[some], items[found.index[some]])
+    return merge([Candidates(found.index, score)], found.index.shape[1])

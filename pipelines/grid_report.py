@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -32,19 +33,39 @@ RATES = ("R@", "MRR", "nDCG")
 """What the names of metrics begin with that are shares of 1: stated and shown in percent."""
 
 
-def build_systems(config: GridConfig, cells: Sequence[Cell], queries: Queries) -> SystemsReport:
+@dataclass(frozen=True)
+class Measured:
+    """What a cell gave."""
+
+    cell: Cell
+    positions: Positions
+    first: list[str]
+    """(Q,) the id of the video that came first for each labelled query."""
+    about: dict[str, Any]
+    """What cell.json says of how and of what it was measured."""
+
+
+def read_cells(out: Path, cells: Sequence[Cell]) -> list[Measured]:
+    """What is kept of cells that are done; raises MgvrError where they were measured on different features."""
+    found = []
+    for cell in cells:
+        folder = cell_folder(out, cell)
+        about = json.loads((folder / "cell.json").read_text(encoding="utf-8"))
+        found.append(Measured(cell, *read_positions(folder), about))
+    _require_one_world(out, found)
+    return found
+
+
+def build_systems(config: GridConfig, measured: Sequence[Measured], queries: Queries) -> SystemsReport:
     """Every cell as a row, measured on the same queries and the same resamples."""
-    out = Path(config.out).absolute()
-    require_one_world(out, cells)
-    found = {cell.name: read_positions(cell_folder(out, cell)) for cell in cells}
-    about = {cell.name: _about(out, cell) for cell in cells}
-    measures = {name: per_query(position) for name, (position, _) in found.items()}
-    ceilings = {cell.name: Measure(_recalled(found[cell.name][0], cell.k)) for cell in cells if cell.k is not None}
+    cells = [each.cell for each in measured]
+    found = {each.cell.name: each.positions for each in measured}
+    about = {each.cell.name: each.about for each in measured}
+    measures = {name: per_query(positions) for name, positions in found.items()}
+    ceilings = {cell.name: Measure(_recalled(found[cell.name], cell.k)) for cell in cells if cell.k is not None}
     labelled = [ids for ids in queries.relevant if ids]
-    labelled_groups = ["\0".join(sorted(ids)) for ids in labelled]
-    groups: list[str] | None = labelled_groups
-    if len(set(labelled_groups)) == len(labelled_groups):
-        groups = None
+    by_video = ["\0".join(sorted(ids)) for ids in labelled]
+    groups = by_video if len(set(by_video)) < len(by_video) else None
     options: dict[str, Any] = {"samples": config.report.bootstrap, "seed": config.report.seed, "groups": groups}
     flat = {f"{name}\0{metric}": each for name, of in measures.items() for metric, each in of.items()}
     spread = intervals({**flat, **{f"{name}\0ceiling": each for name, each in ceilings.items()}}, **options)
@@ -54,7 +75,7 @@ def build_systems(config: GridConfig, cells: Sequence[Cell], queries: Queries) -
     letters = group_letters({name: measures[name]["R@1"].values for name in rivals}, groups)
     systems = []
     for cell in cells:
-        position, note = found[cell.name][0], about[cell.name]
+        position, note = found[cell.name], about[cell.name]
         summary = summarise(position)
         figures = {metric: spread[f"{cell.name}\0{metric}"] for metric in measures[cell.name]}
         systems.append(
@@ -92,7 +113,7 @@ def build_systems(config: GridConfig, cells: Sequence[Cell], queries: Queries) -
             *config.report.foreign(systems[0].queries, systems[0].pool, *_read(about)),
             *_warnings(cells, about),
         ),
-        hubs=_hubs(out, cells, queries, {baseline: None, best.name: None}),
+        hubs=_hubs(measured, queries, {baseline, best.name}),
         resamples=config.report.bootstrap,
         interval_unit="query" if groups is None else "group",
         files={
@@ -102,30 +123,23 @@ def build_systems(config: GridConfig, cells: Sequence[Cell], queries: Queries) -
     )
 
 
-def write_ranks(out: Path, cells: Sequence[Cell], queries: Queries) -> None:
+def write_ranks(out: Path, measured: Sequence[Measured], queries: Queries) -> None:
     """OUT/ranks.parquet and qrels.trec: what mgvr compare pairs queries by, and which of them describe one video."""
-    write_qrels(
-        out / "qrels.trec", ((name, ids) for name, ids in zip(queries.ids, queries.relevant, strict=True) if ids)
-    )
-    ids = [name for name, relevant in zip(queries.ids, queries.relevant, strict=True) if relevant]
+    right = [(name, ids) for name, ids in zip(queries.ids, queries.relevant, strict=True) if ids]
+    write_qrels(out / "qrels.trec", right)
     tables = [
         pa.table(
             {
-                "system": pa.array([cell.name] * len(ids)),
-                "direction": pa.array(["text_to_video"] * len(ids)),
-                "query": pa.array(ids),
-                "rank": ranks(read_positions(cell_folder(out, cell))[0]).mid,
+                "system": [each.cell.name] * len(right),
+                "direction": ["text_to_video"] * len(right),
+                "query": [name for name, _ in right],
+                "rank": ranks(each.positions).mid,
             }
         )
-        for cell in cells
+        for each in measured
     ]
     with placing(out / "ranks.parquet") as partial:
         pq.write_table(pa.concat_tables(tables), partial)
-
-
-def _about(out: Path, cell: Cell) -> dict[str, Any]:
-    note: dict[str, Any] = json.loads((cell_folder(out, cell) / "cell.json").read_text(encoding="utf-8"))
-    return note
 
 
 def _recalled(positions: Positions, k: int) -> NDArray[np.float64]:
@@ -144,29 +158,30 @@ def _expected(stated: Mapping[str, tuple[float, float]], figures: Mapping[str, I
 
 
 def _hubs(
-    out: Path, cells: Sequence[Cell], queries: Queries, wanted: Mapping[str, None]
+    measured: Sequence[Measured], queries: Queries, wanted: Collection[str]
 ) -> tuple[tuple[str, str, int, int], ...]:
     """Of some systems: videos that come first for many more queries than they are right for."""
     right = Counter(name for names in queries.relevant for name in set(names))
     found: list[tuple[str, str, int, int]] = []
-    for cell in cells:
-        if cell.name in wanted:
-            names, row = np.unique(read_positions(cell_folder(out, cell))[1], return_inverse=True)
+    for each in measured:
+        if each.cell.name in wanted:
+            names, row = np.unique(each.first, return_inverse=True)
             times_right = np.array([right[str(name)] for name in names])
-            found += [(cell.name, str(names[video]), *times) for video, *times in hubs(row, times_right)]  # type: ignore[misc]
+            for video, first, times in hubs(row, times_right):
+                found.append((each.cell.name, str(names[video]), first, times))
     return tuple(found)
 
 
-def require_one_world(out: Path, cells: Sequence[Cell]) -> None:
+def _require_one_world(out: Path, measured: Sequence[Measured]) -> None:
     """Raise MgvrError where cells of one model were measured on different features: their queries can't be paired."""
-    seen: dict[tuple[str, str], tuple[Cell, Any]] = {}
-    for cell in cells:
-        made = _about(out, cell)["fingerprints"]
-        other, before = seen.setdefault((cell.model, cell.codec), (cell, made))
-        if before != made:
+    seen: dict[tuple[str, str], Measured] = {}
+    for each in measured:
+        other = seen.setdefault((each.cell.model, each.cell.codec), each)
+        made, before = each.about["fingerprints"], other.about["fingerprints"]
+        if made != before:
             raise MgvrError(
-                f"{cell.name} and {other.name} were measured on different features ({made} and {before}): the videos "
-                f"or the model changed in between. Delete {out / 'cells'} and run the sweep again"
+                f"{each.cell.name} and {other.cell.name} were measured on different features ({made} and {before}): "
+                f"the videos or the model changed in between. Delete {out / 'cells'} and run the sweep again"
             )
 
 

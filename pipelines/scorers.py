@@ -18,7 +18,7 @@ import torch
 from pydantic import Field
 
 from mgvr_core.config import Section
-from mgvr_core.scorers.catalogue import catalogue, find, is_learned
+from mgvr_core.scorers.catalogue import catalogue, find
 from mgvr_core.scorers.scorer import Scorer, Setting, Sizes
 from pipelines.runtime import main
 
@@ -56,10 +56,7 @@ def table() -> str:
 
 
 def _row(name: str, scorer: type[Scorer]) -> tuple[str, ...]:
-    learned = 0
-    if is_learned(name):
-        made = scorer(Setting(B32, torch.eye(B32.dim)))
-        learned = sum(each.numel() for each in made.parameters())
+    learned = sum(each.numel() for each in scorer(Setting(B32, torch.eye(B32.dim))).parameters())
     reads = ", ".join(part for part in ("words", "video", "frames", "temporal", "patches") if part in scorer.reads)
     macs = scorer.multiply_adds(B32)
     return name, scorer.title, reads, scorer.kind, _short(macs), _short(learned) if learned else "none", scorer.formula

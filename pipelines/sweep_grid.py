@@ -29,6 +29,7 @@ import ray
 from ray.exceptions import RayError
 
 from mgvr_core.config import Section
+from mgvr_core.datasets.procedural import write_manifests
 from mgvr_core.errors import JobError, MgvrError
 from mgvr_core.evaluation.systems import SystemsReport
 from mgvr_core.evaluation.systems_pages import write_systems
@@ -37,18 +38,17 @@ from mgvr_core.identity import hash_file, hash_json
 from mgvr_core.model.checkpoint import CONFIG as CHECKPOINT
 from mgvr_core.uris import to_local
 from pipelines.answering import index_identity
+from pipelines.answers import Queries
 from pipelines.environment import computing_source, computing_versions
 from pipelines.grid import NONE, SHARED, Cell, GridConfig, cell_folder, cells_of
 from pipelines.grid_cells import score_cells
 from pipelines.grid_inputs import check, corpus_of, prepare, queries_of
-from pipelines.grid_report import RATES, build_systems, write_ranks
+from pipelines.grid_report import RATES, build_systems, read_cells, write_ranks
 from pipelines.making import make_corpus
 from pipelines.progress import progress
 from pipelines.runtime import cluster, main, summary
 
 _TABLES = {"codec": "codecs", "index": "indexes", "weights": "weights", "correction": "corrections"}
-
-
 _LONGEST_NAME = 4096
 """Of a file: a longer text is none."""
 
@@ -64,15 +64,18 @@ def sweep_grid(config: GridConfig) -> SystemsReport:
     check(config, cells)
     digests = digests_of(config, cells)
     waiting = [cell for cell in cells if not is_done(out, cell, digests[cell])]
+    if waiting and config.procedural is not None:
+        write_manifests(out / "corpus", config.procedural)
+    queries = queries_of(config)
     failures: list[str] = []
     if waiting:
         with cluster(config.ray):
-            failures = _run(config, waiting, digests)
+            failures = _run(config, waiting, queries, digests)
     if failures:
         raise JobError("\n".join([f"{len(failures)} of {len(cells)} systems failed:", *failures]))
-    queries = queries_of(config)
-    report = build_systems(config, cells, queries)
-    write_ranks(out, cells, queries)
+    measured = read_cells(out, cells)
+    report = build_systems(config, measured, queries)
+    write_ranks(out, measured, queries)
     files = write_systems(report, out)
     rows = {
         "systems": f"{len(cells)}, of which {len(cells) - len(waiting)} were there already"
@@ -93,12 +96,11 @@ def is_done(out: Path, cell: Cell, digest: str) -> bool:
     return mark.exists() and json.loads(mark.read_text(encoding="utf-8"))["digest"] == digest
 
 
-def _run(config: GridConfig, waiting: Sequence[Cell], digests: dict[Cell, str]) -> list[str]:
+def _run(config: GridConfig, waiting: Sequence[Cell], queries: Queries, digests: dict[Cell, str]) -> list[str]:
     """Score cells, those of a model after what they share; returns what failed."""
     out = Path(config.out).absolute()
     if config.procedural is not None:
         make_corpus(out / "corpus", config.procedural)
-    queries = queries_of(config)
     failures: list[str] = []
     for name in dict.fromkeys(cell.model for cell in waiting):
         mine = [cell for cell in waiting if cell.model == name]

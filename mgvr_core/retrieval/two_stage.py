@@ -58,14 +58,18 @@ def places(
 
     All (M,); the counts of one that is not listed are 0.
     """
-    better, tied = np.zeros(len(query), np.int64), np.zeros(len(query), np.int64)
-    hit = ranking.index[query] == item[:, None]  # (M, k)
-    listed = hit.any(axis=1)
-    mine = np.flatnonzero(listed)
-    scores = ranking.score[query[mine]]  # (m, k)
-    truth = scores[hit[mine]][:, None]
-    better[mine] = (scores > truth).sum(axis=1)
-    tied[mine] = (scores == truth).sum(axis=1) - 1
+    M = len(query)
+    listed, better, tied = np.zeros(M, bool), np.zeros(M, np.int64), np.zeros(M, np.int64)
+    rows = max(1, _COMPARED // ranking.index.shape[1])
+    for begin in range(0, M, rows):
+        some = slice(begin, begin + rows)
+        hit = ranking.index[query[some]] == item[some, None]  # (m, k)
+        listed[some] = hit.any(axis=1)
+        mine = begin + np.flatnonzero(listed[some])
+        scores = ranking.score[query[mine]]  # (those listed, k)
+        truth = scores[hit[listed[some]]][:, None]
+        better[mine] = (scores > truth).sum(axis=1)
+        tied[mine] = (scores == truth).sum(axis=1) - 1
     return listed, better, tied
 
 
